@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The simulated seam: time, disks and network in memory, deterministic from a seed. One sim holds any
+ * number of nodes (each with its own struct rt) that talk over simulated connections.
+ */
+#pragma once
+#include "rt/rt.h"
+
+struct sim;
+struct sim *sim_new(uint64_t seed);
+void sim_free(struct sim *s);
+/* A new node; lives until sim_free(). */
+struct rt *sim_node_new(struct sim *s, const struct rt_options *options);
+/* Runs until nothing is left to do (no ready fiber, no timer, no I/O), or simulated time passes
+ * `until_ns`. Returns the number of steps made. */
+uint64_t sim_run(struct sim *s, uint64_t until_ns);
+uint64_t sim_now(const struct sim *s);
+/* Drops every fiber, timer, connection and unfinished I/O of the node (their memory is abandoned), as
+ * a power cut does. Its disks stay, with unflushed writes dropped, kept or torn by the seed. */
+void sim_node_crash(struct sim *s, struct rt *node);
+/* As kill -9: completed writes all stay, those in flight may or may not. */
+void sim_node_kill(struct sim *s, struct rt *node);
+/* A disk of zeros, found by disk_open(path) from any node of the sim. */
+int sim_disk_new(struct sim *s, const char *path, uint64_t size, enum disk_durability durability);
+/* Direct access to the disk's present content, for tests that damage it. */
+uint8_t *sim_disk_bytes(struct sim *s, const char *path);
+
+/* Fault plan of one disk: counts operations (writes and flushes, reads apart) and acts at the n-th. */
+enum sim_fault { SIM_FAULT_NONE, SIM_FAULT_EIO_ONCE, SIM_FAULT_EIO_FROM, SIM_FAULT_CRASH };
+void sim_disk_fault(struct sim *s, const char *path, enum disk_op op, enum sim_fault fault, uint64_t nth);
+uint64_t sim_disk_op_count(struct sim *s, const char *path, enum disk_op op);
+
+/* Convenience: runs fn(arg) on a fiber of `node` until everything is quiet. */
+void sim_do(struct sim *s, struct rt *node, fiber_main *fn, void *arg);
