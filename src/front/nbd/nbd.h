@@ -9,10 +9,14 @@ struct nbd_options {
     struct listener **listeners; /* takes each; tcp and unix */
     unsigned listener_count;
     unsigned connection_count_max; /* 0: 256; further ones are closed with a log line */
-    unsigned inflight_count_max;   /* requests in progress per connection, 0: 128; beyond it reading stops */
+    unsigned inflight_count_max;   /* requests in progress per connection, 0: 128; beyond it reading
+                                      stops */
+    size_t payload_bytes_max; /* of all requests in progress together, 0: 32 MiB; beyond it reading
+                                 stops */
 };
 /* Starts accepting. `volumes` is borrowed. */
-int nbd_start(struct rt *rt, struct volumes *volumes, const struct nbd_options *o, struct nbd_server **ret);
+int nbd_start(struct rt *rt, struct volumes *volumes, const struct nbd_options *o,
+              struct nbd_server **ret);
 /* Stops accepting, breaks connections after their running requests were answered, frees. */
 fiber_fn void nbd_stop(struct nbd_server *s);
 struct nbd_stats {
