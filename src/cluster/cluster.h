@@ -15,6 +15,7 @@ struct cluster;
 
 struct cluster_options {
     const char *driver_spec; /* "local:/path/cluster.db" */
+    struct cs *cs;           /* takes (also when starting fails); not NULL: used instead of driver_spec */
     struct uuid store_uuid;
     struct uuid store_cluster; /* cluster the store belongs to, null: none */
     const char *name, *zone, *address, *admin, *nbd;

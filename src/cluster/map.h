@@ -11,6 +11,8 @@
 #define MAP_GROUP_MEMBER_MAX 16u
 #define MAP_NAME_SIZE        64
 #define MAP_ADDRESS_SIZE     128
+#define MAP_POOL_COUNT_MAX   256u
+#define MAP_GROUP_COUNT_MAX  65536u /* a group's number has 16 bits in an oid */
 
 enum map_node_state { MAP_NODE_ACTIVE, MAP_NODE_DRAINING, MAP_NODE_LOST };
 
@@ -50,6 +52,7 @@ struct map {
     struct uuid cluster;
     char cluster_name[MAP_NAME_SIZE];
     uint32_t node_count, pool_count, group_count;
+    uint32_t node_number_next; /* for the next new node: numbers are never reused */
     struct map_node *nodes;   /* ascending by number */
     struct map_pool *pools;
     struct map_group *groups; /* indexed by group number */
@@ -67,6 +70,9 @@ const struct map_node *map_node_by_name(const struct map *m, const char *name);
 const struct map_pool *map_pool_by_name(const struct map *m, const char *name);
 const struct map_pool *map_pool(const struct map *m, uint16_t id);
 bool map_group_in_sync(const struct map_group *g, uint16_t node);
+/* In any of the sets that take writes: in_sync or joining. */
+bool map_group_has(const struct map_group *g, uint16_t node);
+uint32_t map_shard_count(const struct map *m);
 
 /* Codec: one header value and shards of MAP_SHARD_GROUPS groups each; every value ends in its CRC32C. */
 #define MAP_SHARD_GROUPS 1024u

@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The openers that drivers.c lists. Everyone else finds them with cs_driver_find(). */
+#pragma once
+#include "cluster/driver.h"
+
+/* `where`: path of the database, made when missing. Errors: see local_db_open(). */
+fiber_fn int local_cs_open(struct rt *rt, const char *where, struct cs **ret);
