@@ -113,6 +113,7 @@ static const struct {
     {-ENOMEM, "ENOMEM"},
     {-EPERM, "EPERM"},
     {-EMEDIUMTYPE, "EMEDIUMTYPE"},
+    {-ECONNREFUSED, "ECONNREFUSED"},
 };
 
 const char *admin_errno_name(int negative_errno)
