@@ -174,7 +174,7 @@ static void trim_fire(struct timer *t)
 
 static void trim_later(struct buffer_pool *p)
 {
-    if (timer_armed(&p->trim) || p->bytes_used_peak < TRIM_PEAK_MIN ||
+    if (p->keeps_memory || timer_armed(&p->trim) || p->bytes_used_peak < TRIM_PEAK_MIN ||
         p->bytes_used > p->bytes_used_peak / 2)
         return;
     timer_arm(&p->trim, clock_now(p->rt) + TRIM_DELAY_NS);

@@ -159,7 +159,7 @@ unsigned rt_core_run_ready(struct rt *rt)
 
 void rt_core_abandon(struct rt *rt)
 {
-    ASSERT(running == NULL);
+    ASSERT(running == NULL || running->rt != rt);
     struct fiber *f, *tmp;
     list_for_each_safe (f, tmp, &rt->fibers, all_link) {
         stack_put(&rt->stacks, f->stack);

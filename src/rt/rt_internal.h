@@ -148,6 +148,7 @@ struct buffer_pool {
     struct list waiters;  /* first come, first served */
     struct timer trim;
     size_t bytes_used_peak; /* since the last trim */
+    bool keeps_memory;      /* no trimming; set by the simulator */
 };
 
 /* 0 or -ENOMEM. */
@@ -194,5 +195,7 @@ static inline bool rt_core_has_fibers(const struct rt *rt)
 }
 /* UINT64_MAX when no timer is armed. */
 uint64_t rt_core_next_deadline(const struct rt *rt);
+/* Fires the first timer; there must be one. */
+void rt_core_fire_one(struct rt *rt);
 /* Fires all timers due at `now`. */
 void rt_core_fire_timers(struct rt *rt, uint64_t now);

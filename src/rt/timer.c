@@ -103,13 +103,18 @@ uint64_t rt_core_next_deadline(const struct rt *rt)
     return rt->timer_root ? rt->timer_root->deadline_ns : UINT64_MAX;
 }
 
+void rt_core_fire_one(struct rt *rt)
+{
+    struct timer *t = rt->timer_root;
+    ASSERT(t && t->armed);
+    heap_remove(rt, t);
+    t->fire(t);
+}
+
 void rt_core_fire_timers(struct rt *rt, uint64_t now)
 {
     uint64_t sequence_end = rt->timer_sequence; /* T3 */
     while (rt->timer_root && rt->timer_root->deadline_ns <= now &&
-           rt->timer_root->sequence < sequence_end) {
-        struct timer *t = rt->timer_root;
-        heap_remove(rt, t);
-        t->fire(t);
-    }
+           rt->timer_root->sequence < sequence_end)
+        rt_core_fire_one(rt);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Promise: disk.h holds on real files. */
-#include "uring_harness.h"
+#include "harness.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Promise: net.h holds on real TCP and unix sockets. */
-#include "uring_harness.h"
+#include "harness.h"
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
