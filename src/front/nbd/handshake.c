@@ -16,6 +16,7 @@
 #include "front/nbd/nbd_internal.h"
 
 #define OPTION_SIZE_MAX      65536u
+#define SHOWN_NAME_SIZE      128
 #define OPTION_SKIP_SIZE_MAX (16u << 20)
 
 struct handshake {
@@ -71,6 +72,23 @@ static enum nbd_reply_code reply_code(int negative_errno)
     default:
         return NBD_REP_ERR_POLICY;
     }
+}
+
+/* The name as a client sent it, fit for a log line. */
+static const char *shown_name(struct nbd_string name, char out[SHOWN_NAME_SIZE])
+{
+    size_t length = MIN(name.length, (size_t)SHOWN_NAME_SIZE - 1);
+    for (size_t i = 0; i < length; i++)
+        out[i] = name.bytes[i] >= ' ' && name.bytes[i] <= '~' ? name.bytes[i] : '?';
+    out[length] = '\0';
+    return out;
+}
+
+static void log_failed_open(struct handshake *h, struct nbd_string name, int r, const char *text)
+{
+    char shown[SHOWN_NAME_SIZE];
+    log_at(r == -ENOENT ? LOG_DEBUG : LOG_INFO, "%s: cannot open %s: %s", conn_peer(h->c->conn),
+           shown_name(name, shown), text[0] ? text : err_text(r));
 }
 
 static void reply_failed(struct handshake *h, uint32_t option, int r, const char *text)
@@ -233,9 +251,7 @@ static fiber_fn enum step option_info_or_go(struct handshake *h, const struct nb
     if (r == 0 && o->code == NBD_OPT_GO)
         r = open_export(h, &n, &error);
     if (r < 0) {
-        log_at(r == -ENOENT ? LOG_DEBUG : LOG_INFO, "%s: cannot open %.*s: %s",
-               conn_peer(h->c->conn), (int)q.name.length, q.name.bytes,
-               error.text[0] ? error.text : err_text(r));
+        log_failed_open(h, q.name, r, error.text);
         reply_failed(h, o->code, r, error.text);
         return STEP_NEXT;
     }
@@ -254,13 +270,12 @@ static fiber_fn enum step option_export_name(struct handshake *h, const struct n
     struct connection *c = h->c;
     struct export_name n;
     struct volume_error error = {0};
-    int r = export_name_parse((struct nbd_string){(const char *)data, o->length}, &n);
+    struct nbd_string name = {(const char *)data, o->length};
+    int r = export_name_parse(name, &n);
     if (r == 0)
         r = open_export(h, &n, &error);
     if (r < 0) {
-        log_info("%s: cannot open %.*s: %s", conn_peer(c->conn),
-                 (int)MIN(o->length, NBD_STRING_SIZE_MAX), (const char *)data,
-                 error.text[0] ? error.text : err_text(r));
+        log_failed_open(h, name, r, error.text);
         connection_end(c, LOG_INFO, "the export could not be opened");
         return STEP_END;
     }
