@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Registrations and sessions as values in the cluster store (FORMAT.md). Private to this folder. */
+#pragma once
+#include "cluster/driver.h"
+#include "cluster/map.h"
+
+/* "node/UUID", "session/UUID", "ack/UUID", "name/NAME" */
+void member_key(char out[CS_KEY_SIZE], const char *kind, const struct uuid *u);
+/* The uuid behind the '/' of such a key. 0 or -EBADMSG. */
+int member_key_parse(const char *key, struct uuid *ret);
+
+/* Value of "node/UUID": all but number, session and state. */
+void member_encode(const struct map_node *n, struct enc *e);
+int member_decode(const void *p, size_t length, struct map_node *ret); /* -EBADMSG, -EPROTO */
+
+/* Value of "session/UUID", "leader" (who) and "ack/UUID" (who, and a map version). */
+struct claim {
+    struct uuid uuid;
+    struct session session;
+    uint64_t version;
+};
+void claim_encode(const struct claim *claim, struct enc *e);
+int claim_decode(const void *p, size_t length, struct claim *ret);
+
+/* All registered nodes, with their present sessions. What cannot be decoded is logged and left out.
+ * *ret is owned. */
+fiber_fn int member_list(struct cs *cs, struct map_member **ret, unsigned *ret_count);
+/* A name, zone or address that may stand in keys, maps and messages. */
+bool member_name_valid(const char *s);
+bool member_address_valid(const char *s);
