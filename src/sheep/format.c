@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sheep format and sheep check. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include "base/err.h"
+#include "base/human.h"
+#include "base/log.h"
+#include "sheep/sheep.h"
+#include "store/store.h"
+
+#define LOG_MODULE "sheep"
+
+struct format_call {
+    const struct sheep_options *options;
+    struct rt *rt;
+    struct human_progress progress;
+    int result;
+};
+
+static void show_progress(void *arg, uint64_t done, uint64_t total)
+{
+    struct format_call *call = arg;
+    human_progress_update(&call->progress, done, total, clock_now(call->rt));
+}
+
+static fiber_fn void format_main(struct rt *rt, void *arg)
+{
+    struct format_call *call = arg;
+    const struct sheep_options *o = call->options;
+    struct store_format_options f = {
+        .size = o->size, .overwrite = o->overwrite, .log_bytes = o->log_bytes};
+    call->rt = rt;
+    human_progress_begin(&call->progress, "writing", clock_now(rt));
+    call->result = store_format(rt, o->path, &f, show_progress, call);
+    human_progress_end(&call->progress);
+}
+
+static int format_failed(const struct sheep_options *o, int r)
+{
+    if (r == -EEXIST)
+        log_error("%s holds a store or other data already: --overwrite replaces it, and all of it "
+                  "is lost",
+                  o->path);
+    else
+        log_error("no store was made on %s: %s", o->path, err_text(r));
+    return r == -EEXIST || r == -EINVAL ? SHEEP_FAILURE : SHEEP_STORE;
+}
+
+int sheep_format(const struct sheep_options *o)
+{
+    struct format_call call = {.options = o, .result = -EIO};
+    struct stat st;
+    char text[HUMAN_SIZE];
+    if (stat(o->path, &st) < 0 && errno == ENOENT && o->size == 0) {
+        log_error("%s does not exist: to make a store in a new file say how large, --size 20G",
+                  o->path);
+        return SHEEP_USAGE;
+    }
+    int code = sheep_loop(format_main, &call);
+    if (code != 0)
+        return code;
+    if (call.result < 0)
+        return format_failed(o, call.result);
+    if (stat(o->path, &st) == 0 && S_ISREG(st.st_mode))
+        printf("formatted %s: %s\n", o->path, human_size((uint64_t)st.st_size, text));
+    else
+        printf("formatted %s\n", o->path);
+    return SHEEP_OK;
+}
+
+/* --- check --- */
+struct check_call {
+    const struct sheep_options *options;
+    json_t *findings; /* only for JSON */
+    struct store_check_report report;
+    int result;
+};
+
+static void check_finding(void *arg, const char *finding)
+{
+    struct check_call *call = arg;
+    if (call->findings)
+        json_array_append_new(call->findings, json_string(finding));
+    else
+        printf("%s\n", finding);
+}
+
+static fiber_fn void check_main(struct rt *rt, void *arg)
+{
+    struct check_call *call = arg;
+    call->result = store_check(rt, call->options->path, call->options->data, check_finding, call,
+                               &call->report);
+}
+
+static void print_check_json(struct check_call *call)
+{
+    const struct store_check_report *r = &call->report;
+    json_t *result = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "path", call->options->path, "objects",
+        (json_int_t)r->object_count, "tombstones", (json_int_t)r->tombstone_count, "blocks",
+        (json_int_t)r->block_count, "free_blocks", (json_int_t)r->free_block_count, "shared_blocks",
+        (json_int_t)r->shared_block_count, "checked_data_blocks",
+        (json_int_t)r->checked_data_blocks, "errors", (json_int_t)r->error_count, "findings",
+        call->findings);
+    if (result)
+        json_dumpf(result, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(result);
+}
+
+int sheep_check(const struct sheep_options *o)
+{
+    struct check_call call = {.options = o, .result = -EIO};
+    if (o->json)
+        call.findings = json_array();
+    int code = sheep_loop(check_main, &call);
+    const struct store_check_report *r = &call.report;
+    if (code == 0 && call.result < 0) {
+        log_error("%s could not be checked: %s%s", o->path, err_text(call.result),
+                  call.result == -EBUSY ? "; stop the sheep that serves it first" : "");
+        code = SHEEP_STORE;
+    } else if (code == 0) {
+        code = r->error_count > 0 ? SHEEP_FAILURE : SHEEP_OK;
+        if (o->json)
+            print_check_json(&call);
+        else
+            printf("%s: %" PRIu64 " objects, %" PRIu64 " tombstones, %" PRIu64 " of %" PRIu64
+                   " blocks free, %" PRIu64 " shared, %" PRIu64 " data blocks read: %" PRIu64
+                   " errors\n",
+                   o->path, r->object_count, r->tombstone_count, r->free_block_count,
+                   r->block_count, r->shared_block_count, r->checked_data_blocks, r->error_count);
+    }
+    json_decref(call.findings);
+    return code;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the daemon share: its options, exit codes and subcommands. */
+#pragma once
+#include "base/check.h"
+
+#define SHEEP_LISTEN_COUNT_MAX 16
+
+enum sheep_exit {
+    SHEEP_OK = 0,
+    SHEEP_FAILURE = 1, /* runtime failure; of check: something was found */
+    SHEEP_STORE = 2,   /* the store or the system failed */
+    SHEEP_USAGE = 64,
+};
+
+struct sheep_options {
+    const char *path; /* of the store */
+    /* run */
+    const char *cluster, *name, *zone, *peer, *pidfile, *ports_file;
+    const char *admin[SHEEP_LISTEN_COUNT_MAX], *nbd[SHEEP_LISTEN_COUNT_MAX];
+    unsigned admin_count, nbd_count; /* nbd_count 0: none */
+    uint32_t weight;                 /* 0: by size */
+    uint64_t cache_bytes;
+    bool unsafe_no_flush;
+    /* format */
+    uint64_t size, log_bytes; /* 0: left to the store */
+    bool overwrite;
+    /* check */
+    bool data, json;
+};
+
+enum sheep_command { SHEEP_RUN, SHEEP_FORMAT, SHEEP_CHECK, SHEEP_HELP, SHEEP_VERSION };
+
+/* Reads the command line; sets log_level. 0 and *ret_command, or SHEEP_USAGE after a message. Text
+ * is borrowed from argv. */
+int sheep_parse(int argc, char **argv, struct sheep_options *ret, enum sheep_command *ret_command);
+void sheep_help(void);
+
+/* Each returns the exit code. */
+int sheep_run(const struct sheep_options *o);
+int sheep_format(const struct sheep_options *o);
+int sheep_check(const struct sheep_options *o);
+
+/* Runs main(arg) on a fiber of a new runtime until nothing is left. 0, or SHEEP_STORE after a
+ * message. */
+struct rt;
+int sheep_loop(void (*fn)(struct rt *rt, void *arg), void *arg);
+
+/* --- small files (files.c): 0 or a negative errno after a message --- */
+/* Replaces path by `text` atomically. */
+int sheep_write_file(const char *path, const char *text);
+/* Removes path if given; not being there is no error. */
+void sheep_remove_file(const char *path);
