@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The simulated seam: time, disks and network in memory, deterministic from a seed. One sim holds any
- * number of nodes (each with its own struct rt) that talk over simulated connections.
+ * The simulated seam: time, disks and network in memory, deterministic from a seed. One sim holds
+ * any number of nodes (each with its own struct rt) that talk over simulated connections.
  */
 #pragma once
 #include "rt/rt.h"
@@ -15,28 +15,28 @@ struct rt *sim_node_new(struct sim *s, const struct rt_options *options);
  * `until_ns`. Returns the number of steps made. */
 uint64_t sim_run(struct sim *s, uint64_t until_ns);
 uint64_t sim_now(const struct sim *s);
-/* Drops every fiber, timer, connection and unfinished I/O of the node (their memory is abandoned), as
- * a power cut does. Its disks stay, with unflushed writes dropped, kept or torn by the seed. */
+/* Drops every fiber, timer, connection and unfinished I/O of the node (their memory is abandoned),
+ * as a power cut does. Its disks stay, with unflushed writes dropped, kept or torn by the seed. */
 void sim_node_crash(struct sim *s, struct rt *node);
-/* As kill -9: completed writes all stay, those in flight may or may not. After either the node is empty
- * but usable: fibers spawned on it are its restart. Called on one of its own fibers (or by a fault plan)
- * it takes effect when that fiber suspends; I/O submitted in between is lost. */
+/* As kill -9: completed writes all stay, those in flight may or may not. After either the node is
+ * empty but usable: fibers spawned on it are its restart. Called on one of its own fibers (or by a
+ * fault plan) it takes effect when that fiber suspends; I/O submitted in between is lost. */
 void sim_node_kill(struct sim *s, struct rt *node);
 /* A disk of zeros, found by disk_open(path) from any node of the sim. */
 int sim_disk_new(struct sim *s, const char *path, uint64_t size, enum disk_durability durability);
 /* Direct access to the disk's present content, for tests that damage it. */
 uint8_t *sim_disk_bytes(struct sim *s, const char *path);
 
-/* Fault plan of one disk: counts operations (writes, flushes, zeros and discards together; reads apart)
- * and acts at the n-th from now (1 is the next). The operation itself fails, or is in flight at the
- * crash. `op` stands for its class; a plan replaces the one before. */
+/* Fault plan of one disk: counts operations (writes, flushes, zeros and discards together; reads
+ * apart) and acts at the n-th from now (1 is the next). The operation itself fails, or is in flight
+ * at the crash. `op` stands for its class; a plan replaces the one before. */
 enum sim_fault { SIM_FAULT_NONE, SIM_FAULT_EIO_ONCE, SIM_FAULT_EIO_FROM, SIM_FAULT_CRASH };
 void sim_disk_fault(struct sim *s, const char *path, enum disk_op op, enum sim_fault fault,
                     uint64_t nth);
 /* Operations of op's class since the disk was made. */
 uint64_t sim_disk_op_count(struct sim *s, const char *path, enum disk_op op);
 
-/* Convenience: runs fn(arg) on a fiber of `node` until everything is quiet: fn returned (or its node
- * died) and no I/O is in flight, or nothing at all is left to happen. Periodic timers of other fibers do
- * not keep it from returning. */
+/* Convenience: runs fn(arg) on a fiber of `node` until everything is quiet: fn returned (or its
+ * node died) and no I/O is in flight, or nothing at all is left to happen. Periodic timers of other
+ * fibers do not keep it from returning. */
 void sim_do(struct sim *s, struct rt *node, fiber_main *fn, void *arg);

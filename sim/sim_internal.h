@@ -9,7 +9,7 @@
  * that a crash finds it.
  */
 #pragma once
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 #include "sim/sim.h"
 
 struct sim {

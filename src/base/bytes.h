@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Loads and stores of fixed byte order at any alignment. "le" is for our own formats, "be" for NBD. */
+/* Loads and stores of fixed byte order at any alignment. "le" is for our own formats, "be" for NBD.
+ */
 #pragma once
 #include <endian.h>
 #include <stdint.h>
 #include <string.h>
 
-#define BYTES_DEFINE(order, bits)                                                                 \
+#define BYTES_DEFINE(order, bits)                                                                  \
     static inline uint##bits##_t get_##order##bits(const void *p)                                  \
     {                                                                                              \
         uint##bits##_t v;                                                                          \

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The closed list of errors that cross module borders: negative errno values with one meaning each. */
+/* The closed list of errors that cross module borders: negative errno values with one meaning each.
+ */
 #pragma once
 #include <errno.h>
 

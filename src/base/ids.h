@@ -63,8 +63,8 @@ enum object_kind {
     OBJECT_VMSTATE = 1, /* saved machine state of old QEMUs (front/sheepdog) */
 };
 
-/* Names one replicated object, cluster-wide. 16 bytes on disk and wire: vid u64, index u32, kind u8,
- * level u8, group u16, in this order, little-endian. */
+/* Names one replicated object, cluster-wide. 16 bytes on disk and wire: vid u64, index u32, kind
+ * u8, level u8, group u16, in this order, little-endian. */
 struct oid {
     uint64_t vid;   /* the image that wrote it */
     uint32_t index; /* position within its level */
@@ -81,7 +81,8 @@ static inline bool oid_equal(const struct oid *a, const struct oid *b)
 }
 static inline uint64_t oid_hash(const struct oid *o)
 {
-    return hash_u64(o->vid * 0x9e3779b97f4a7c15ULL + ((uint64_t)o->index << 16 | o->level << 8 | o->kind));
+    return hash_u64(o->vid * 0x9e3779b97f4a7c15ULL +
+                    ((uint64_t)o->index << 16 | o->level << 8 | o->kind));
 }
 /* The order of listings: vid, level, kind, index. Negative, 0, positive. */
 int oid_compare(const struct oid *a, const struct oid *b);
@@ -92,4 +93,5 @@ struct oid oid_get(const uint8_t in[OID_BYTES]);
 const char *oid_format(const struct oid *o, char out[OID_TEXT_SIZE]);
 /* Group of an object: group_base + hash(family, level, index) % group_count. A clone's and a
  * snapshot's objects have the family of what they came from, so they lie with it. */
-uint16_t oid_group(uint64_t family, unsigned level, uint32_t index, uint32_t group_base, uint32_t group_count);
+uint16_t oid_group(uint64_t family, unsigned level, uint32_t index, uint32_t group_base,
+                   uint32_t group_count);

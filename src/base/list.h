@@ -7,7 +7,10 @@ struct list {
     struct list *prev, *next;
 };
 
-#define LIST_INIT(name) {&(name), &(name)}
+#define LIST_INIT(name)                                                                            \
+    {                                                                                              \
+        &(name), &(name)                                                                           \
+    }
 
 static inline void list_init(struct list *l)
 {
@@ -57,15 +60,15 @@ static inline void list_splice_back(struct list *to, struct list *from)
     list_init(from);
 }
 
-#define list_entry(ptr, type, member) container_of(ptr, type, member)
+#define list_entry(ptr, type, member)  container_of(ptr, type, member)
 #define list_first(head, type, member) list_entry((head)->next, type, member)
 
-#define list_for_each(var, head, member)                                                          \
+#define list_for_each(var, head, member)                                                           \
     for (var = list_entry((head)->next, __typeof__(*var), member); &var->member != (head);         \
          var = list_entry(var->member.next, __typeof__(*var), member))
 
 /* As list_for_each, but `var` may be removed or freed in the body; tmp holds the one after it. */
-#define list_for_each_safe(var, tmp, head, member)                                                \
+#define list_for_each_safe(var, tmp, head, member)                                                 \
     for (var = list_entry((head)->next, __typeof__(*var), member),                                 \
         tmp = list_entry(var->member.next, __typeof__(*var), member);                              \
          &var->member != (head);                                                                   \

@@ -13,7 +13,7 @@ int log_level_parse(const char *s, enum log_level *ret);
 void log_write(enum log_level level, const char *module, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-#define log_at(level, ...)                                                                        \
+#define log_at(level, ...)                                                                         \
     do {                                                                                           \
         if ((level) <= log_level)                                                                  \
             log_write((level), LOG_MODULE, __VA_ARGS__);                                           \
@@ -21,6 +21,6 @@ void log_write(enum log_level level, const char *module, const char *format, ...
 
 /* Each .c file that logs defines LOG_MODULE ("store", "cluster" …) before it uses these. */
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
-#define log_warn(...) log_at(LOG_WARN, __VA_ARGS__)
-#define log_info(...) log_at(LOG_INFO, __VA_ARGS__)
+#define log_warn(...)  log_at(LOG_WARN, __VA_ARGS__)
+#define log_info(...)  log_at(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)

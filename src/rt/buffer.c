@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "base/err.h"
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 #include "rt/sanitize.h"
 
 #define PAGE_SIZE     4096u

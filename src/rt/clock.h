@@ -6,7 +6,7 @@
 struct rt;
 #define NS_PER_US 1000ULL
 #define NS_PER_MS 1000000ULL
-#define NS_PER_S 1000000000ULL
+#define NS_PER_S  1000000000ULL
 
 /* Nanoseconds of CLOCK_BOOTTIME: monotonic, counts suspended time. */
 uint64_t clock_now(struct rt *rt);

@@ -2,7 +2,7 @@
 /* Checks of disk operations, and their straight-line forms. The seam does the rest. */
 #include "rt/disk.h"
 #include "base/err.h"
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 static bool is_aligned(uint64_t x)
 {

@@ -2,8 +2,8 @@
 /*
  * Seam: one disk (block device or file), opened for direct I/O.
  *
- * Offsets, lengths and buffer addresses are multiples of 4096. A completed write is durable only after
- * a flush that was submitted after its completion, unless durability says otherwise.
+ * Offsets, lengths and buffer addresses are multiples of 4096. A completed write is durable only
+ * after a flush that was submitted after its completion, unless durability says otherwise.
  */
 #pragma once
 #include <sys/uio.h>
@@ -14,7 +14,8 @@
 enum disk_durability {
     DISK_WRITE_BACK,    /* a flush is needed */
     DISK_FUA,           /* a flush, or DISK_IO_FUA on each write (then submitted in parallel) */
-    DISK_WRITE_THROUGH, /* every completed write is durable (flush still needed for file metadata) */
+    DISK_WRITE_THROUGH, /* every completed write is durable (flush still needed for file metadata)
+                         */
 };
 
 enum disk_kind { DISK_FILE, DISK_DEVICE };
@@ -36,11 +37,13 @@ struct disk_io {
     enum disk_op op;
     unsigned flags;
     uint64_t offset;
-    uint64_t length;   /* DISK_ZERO, DISK_DISCARD; READ and WRITE: sum of iov, filled by disk_submit */
-    struct iovec *iov; /* READ, WRITE */
-    unsigned iov_count;/* at most 1024 */
-    int result;        /* set before done(): 0 or negative errno; short transfers are continued inside */
-    void (*done)(struct disk_io *io); /* on the loop, not on a fiber: may wake and submit, not suspend */
+    uint64_t
+        length; /* DISK_ZERO, DISK_DISCARD; READ and WRITE: sum of iov, filled by disk_submit */
+    struct iovec *iov;  /* READ, WRITE */
+    unsigned iov_count; /* at most 1024 */
+    int result; /* set before done(): 0 or negative errno; short transfers are continued inside */
+    void (*done)(
+        struct disk_io *io); /* on the loop, not on a fiber: may wake and submit, not suspend */
     uint64_t private_state[8];
 };
 
@@ -49,7 +52,8 @@ void disk_submit(struct disk *d, struct disk_io *io);
 
 /* Straight-line forms: 0 or negative errno. */
 fiber_fn int disk_read(struct disk *d, uint64_t offset, void *buffer, size_t length);
-fiber_fn int disk_write(struct disk *d, uint64_t offset, const void *buffer, size_t length, unsigned flags);
+fiber_fn int disk_write(struct disk *d, uint64_t offset, const void *buffer, size_t length,
+                        unsigned flags);
 fiber_fn int disk_flush(struct disk *d);
 
 enum disk_open_flags {
@@ -57,7 +61,8 @@ enum disk_open_flags {
     DISK_OPEN_CREATE = 2,   /* a file that must not exist yet, of `size` bytes, allocated */
     DISK_OPEN_EXCLUSIVE = 4 /* lock: a second opener gets -EBUSY */
 };
-/* Opens by path. `size` only with DISK_OPEN_CREATE. -EMEDIUMTYPE if neither file nor block device. */
+/* Opens by path. `size` only with DISK_OPEN_CREATE. -EMEDIUMTYPE if neither file nor block device.
+ */
 int disk_open(struct rt *rt, const char *path, unsigned flags, uint64_t size, struct disk **ret);
 /* Nothing may be in flight. */
 void disk_close(struct disk *d);

@@ -8,7 +8,7 @@
  */
 #include <stdlib.h>
 #include "base/err.h"
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 #include "rt/sanitize.h"
 
 /* A long chain of fibers that wake each other must not keep I/O from being submitted. */

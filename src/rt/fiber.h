@@ -17,15 +17,16 @@ struct rt;
 struct fiber;
 typedef void fiber_main(void *arg);
 
-/* Runs fn(arg) on a new fiber, in the order of spawning. `name` must be a string literal (it is kept).
- * Does not suspend. Returns 0, or -ENOMEM when not even the queue entry could be had. */
+/* Runs fn(arg) on a new fiber, in the order of spawning. `name` must be a string literal (it is
+ * kept). Does not suspend. Returns 0, or -ENOMEM when not even the queue entry could be had. */
 int fiber_spawn(struct rt *rt, const char *name, fiber_main *fn, void *arg);
 /* NULL when not on a fiber. */
 struct fiber *fiber_current(void);
 const char *fiber_name(const struct fiber *f);
 /* Lets every other ready fiber run once. */
 fiber_fn void fiber_yield(void);
-/* Suspends until `deadline_ns` on clock_now(). Returns 0, or -ECANCELED once rt_stop() was called. */
+/* Suspends until `deadline_ns` on clock_now(). Returns 0, or -ECANCELED once rt_stop() was called.
+ */
 fiber_fn int fiber_sleep_until(struct rt *rt, uint64_t deadline_ns);
 fiber_fn int fiber_sleep(struct rt *rt, uint64_t duration_ns);
 /* The lowest primitive, for drivers: suspend the current fiber until fiber_wake(). */

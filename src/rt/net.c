@@ -2,7 +2,7 @@
 /* Connections above the seam: exact reads and waiting writes. */
 #include "rt/net.h"
 #include "base/err.h"
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 int net_listen(struct rt *rt, const char *address, struct listener **ret)
 {

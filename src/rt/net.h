@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Seam: byte-stream connections. Addresses are text: "tcp:HOST:PORT" (HOST may be an IPv4 address, a
- * name, or [IPv6]; PORT 0 on listening picks a free one) and "unix:/path".
+ * Seam: byte-stream connections. Addresses are text: "tcp:HOST:PORT" (HOST may be an IPv4 address,
+ * a name, or [IPv6]; PORT 0 on listening picks a free one) and "unix:/path".
  */
 #pragma once
 #include <sys/types.h>
@@ -23,11 +23,12 @@ fiber_fn int net_accept(struct listener *l, struct conn **ret);
 void listener_close(struct listener *l);
 
 /* deadline_ns on clock_now(). 0, -ECONNREFUSED, -ETIMEDOUT … */
-fiber_fn int net_connect(struct rt *rt, const char *address, uint64_t deadline_ns, struct conn **ret);
+fiber_fn int net_connect(struct rt *rt, const char *address, uint64_t deadline_ns,
+                         struct conn **ret);
 
-/* Reads exactly `length` bytes. 0; -ENOTCONN at a clean end before the first byte; -ECONNRESET when the
- * stream ends or breaks inside, or after conn_shutdown(). Small reads come from an internal buffer; a
- * large one goes into `buffer` directly. One reading fiber at a time. */
+/* Reads exactly `length` bytes. 0; -ENOTCONN at a clean end before the first byte; -ECONNRESET when
+ * the stream ends or breaks inside, or after conn_shutdown(). Small reads come from an internal
+ * buffer; a large one goes into `buffer` directly. One reading fiber at a time. */
 fiber_fn int conn_read(struct conn *c, void *buffer, size_t length);
 /* Reads 1 to `size` bytes: their number, or an error as above. */
 fiber_fn ssize_t conn_read_some(struct conn *c, void *buffer, size_t size);
@@ -35,8 +36,8 @@ fiber_fn ssize_t conn_read_some(struct conn *c, void *buffer, size_t size);
  * queued in one loop iteration leaves in one system call. Returns when the bytes were handed to the
  * kernel (the memory may be reused): 0 or -ECONNRESET. */
 fiber_fn int conn_write(struct conn *c, const struct iovec *iov, unsigned iov_count);
-/* Asynchronous form of conn_write(): o, iov and the memory stay untouched until done() ran (on the loop,
- * not on a fiber). Always completes, also after shutdown. */
+/* Asynchronous form of conn_write(): o, iov and the memory stay untouched until done() ran (on the
+ * loop, not on a fiber). Always completes, also after shutdown. */
 struct conn_out {
     const struct iovec *iov;
     unsigned iov_count;

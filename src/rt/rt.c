@@ -2,7 +2,7 @@
 /* Life of the runtime, and the thin calls that go straight to the seam. */
 #include <stdlib.h>
 #include "base/err.h"
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 struct stop_callback {
     struct list link;

@@ -2,7 +2,7 @@
 /* Fiber stacks: mapped with a guard page below, kept for reuse. */
 #include <stdlib.h>
 #include <sys/mman.h>
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 #include "rt/sanitize.h"
 
 #define GUARD_SIZE           4096u

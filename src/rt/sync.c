@@ -6,7 +6,7 @@
  * Y2 fmutex passes ownership on inside unlock, so nobody can overtake the queue.
  */
 #include "base/err.h"
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 void waitq_init(struct waitq *q)
 {

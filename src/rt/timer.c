@@ -8,7 +8,7 @@
  * other its left sibling, of the root NULL. T3 Timers armed by a callback for a time already past
  * fire in the next round, not in the same one.
  */
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 static bool timer_before(const struct timer *a, const struct timer *b)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An opened disk of the io_uring seam. Private to rt/uring. */
 #pragma once
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 struct uring_disk {
     struct disk base;  /* first */

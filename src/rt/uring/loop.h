@@ -12,7 +12,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <sys/socket.h>
-#include "rt/rt_internal.h"
+#include "rt/seam.h"
 
 struct uring;
 

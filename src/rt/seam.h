@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The inside of struct rt: the scheduler that all seams share, and the tables of operations by
- * which a seam (rt/uring, sim) provides the world. Private to rt/, rt/uring and sim/.
+ * which a seam (rt/uring, sim) provides the world. For rt/, rt/uring and sim/ only.
  *
  * I1 Everything here belongs to the one thread that runs the loop, but for rt_ops.post.
  * I2 A seam's loop repeats: run ready fibers, hand out I/O, wait, complete I/O, fire timers.
