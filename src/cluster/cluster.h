@@ -43,6 +43,8 @@ bool cluster_is_leader(const struct cluster *c);
  * with the present map when registered. */
 typedef fiber_fn void cluster_map_fn(void *arg, struct map *m);
 int cluster_on_map(struct cluster *c, cluster_map_fn *fn, void *arg);
+/* Ends that: a running call is waited for, and none follows. */
+fiber_fn void cluster_off_map(struct cluster *c, cluster_map_fn *fn, void *arg);
 /* fn(arg) runs when this node becomes the leader (sweeps). */
 int cluster_on_lead(struct cluster *c, void (*fn)(void *arg), void *arg);
 

@@ -213,6 +213,21 @@ int cluster_on_map(struct cluster *c, cluster_map_fn *fn, void *arg)
     return 0;
 }
 
+static fiber_fn void ignore_map(void *arg, struct map *m)
+{
+}
+
+fiber_fn void cluster_off_map(struct cluster *c, cluster_map_fn *fn, void *arg)
+{
+    fmutex_lock(&c->callback_lock);
+    struct map_callback *cb;
+    list_for_each (cb, &c->map_callbacks, link) {
+        if (cb->fn == fn && cb->arg == arg)
+            cb->fn = ignore_map; /* stays on the list: its first call may still be on its way */
+    }
+    fmutex_unlock(&c->callback_lock);
+}
+
 /* --- acknowledging --- */
 
 static fiber_fn int put_ack(struct cluster *c, uint64_t version)
