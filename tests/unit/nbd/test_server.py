@@ -9,10 +9,13 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
-import time
 
 import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
+from harness.waiting import wait_for  # noqa: E402  pylint: disable=wrong-import-position
 
 nbd = pytest.importorskip("nbd")
 
@@ -50,10 +53,7 @@ class Server:
 
     def wait_log(self, text, count=1):
         """The line of a connection's end is written after the client has seen the end."""
-        deadline = time.monotonic() + 20
-        while self.log_text().count(text) < count:
-            assert time.monotonic() < deadline, self.log_text()
-            time.sleep(0.01)
+        wait_for(lambda: self.log_text().count(text) >= count, f"the log line: {text}")
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
