@@ -158,16 +158,25 @@ static void *try_allocate(struct buffer_pool *p, size_t size)
     return allocate(p, size);
 }
 
-/* B5 */
+static void give_back(uint8_t *start, uint8_t *end)
+{
+    if (start < end)
+        madvise(start, (size_t)(end - start), MADV_DONTNEED);
+}
+
+/* B5, B6 */
 static void trim_fire(struct timer *t)
 {
     struct buffer_pool *p = container_of(t, struct buffer_pool, trim);
+    uint8_t *hot_end = p->hot + p->hot_size;
     p->bytes_used_peak = p->bytes_used;
     for (unsigned order = TRIM_ORDER; order < BUFFER_ORDER_COUNT; order++) {
         struct page_info *info;
         list_for_each (info, &p->free_lists[order], link) {
             uint8_t *start = p->arena + (size_t)(info - p->pages) * PAGE_SIZE;
-            madvise(start, block_pages(order) * PAGE_SIZE, MADV_DONTNEED);
+            uint8_t *end = start + block_pages(order) * PAGE_SIZE;
+            give_back(start, MIN(end, p->hot));
+            give_back(MAX(start, hot_end), end);
         }
     }
 }

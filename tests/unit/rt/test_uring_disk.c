@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Promise: disk.h holds on real files. */
 #include "harness.h"
+#include "rt/seam.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -168,6 +169,34 @@ static void test_many_at_once(void **state)
     run_on_uring(NULL, many_body);
 }
 
+/* B6: pages that the kernel has registered must not be exchanged by trimming the arena. */
+static void trim_body(void *arg)
+{
+    struct rt *rt = arg;
+    struct disk *d;
+    CHECK(disk_open(rt, path, DISK_OPEN_CREATE, DISK_SIZE, &d) == 0);
+    void *burst = buf_get(rt, 8 << 20);
+    memset(burst, 1, 8 << 20);
+    buf_put(rt, burst);
+    rt->buffers.trim.fire(&rt->buffers.trim);
+    uint8_t *a = buf_get(rt, 4096), *b = aligned_alloc(4096, 4096);
+    CHECK(a >= rt->buffers.hot && a < rt->buffers.hot + rt->buffers.hot_size);
+    memset(a, 2, 4096);
+    memset(b, 3, 4096);
+    CHECK(disk_write(d, 0, a, 4096, 0) == 0); /* by registered buffer */
+    CHECK(disk_read(d, 0, b, 4096) == 0);
+    CHECK(b[0] == 2 && memcmp(a, b, 4096) == 0);
+    buf_put(rt, a);
+    free(b);
+    disk_close(d);
+    unlink(path);
+}
+
+static void test_trim_keeps_registered(void **state)
+{
+    run_on_uring(NULL, trim_body);
+}
+
 int main(void)
 {
     snprintf(path, sizeof(path), "/var/tmp/rt-disk-%d.img", getpid());
@@ -175,6 +204,7 @@ int main(void)
         cmocka_unit_test(test_write_read),
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_many_at_once),
+        cmocka_unit_test(test_trim_keeps_registered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
