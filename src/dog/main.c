@@ -170,11 +170,26 @@ static int run_verb(const struct dog_noun *n, const struct dog_verb *v, const st
     return r;
 }
 
+/* Requests are JSON: an argument that is no UTF-8 could only be left out of one, and what a request
+ * means without it (a deletion without its -s TAG) is something else. */
+static bool arguments_are_utf8(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        json_t *s = json_string(argv[i]);
+        if (!s)
+            return false;
+        json_decref(s);
+    }
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     struct options o = {0};
     struct options_cursor c = {.argc = argc, .index = 1, .argv = argv};
     setlocale(LC_ALL, "");
+    if (!arguments_are_utf8(argc, argv))
+        return dog_usage("an argument is not valid UTF-8");
     if (options_parse(&o, &c, global_options, NULL, 2) < 0)
         return dog_usage("%s; dog --help lists them all", o.error);
     if (o.argument_count == 0) {

@@ -68,7 +68,7 @@ static int run_list(struct dog *d)
     size_t i;
     switch (d->output) {
     case DOG_JSON:
-        dog_print_json(nodes);
+        dog_print_json(answer);
         break;
     case DOG_RAW: /* id host:port vnodes zone; the weight stands for the virtual nodes of old */
         json_array_foreach(nodes, i, n)

@@ -56,6 +56,14 @@ json_t *vdi_fetch(struct dog *d, const char *name, enum vdi_detail detail, int *
     return items;
 }
 
+/* {"volumes": [...]} */
+static void print_volumes_json(json_t *items)
+{
+    json_t *object = json_pack("{s:O}", "volumes", items);
+    dog_print_json(object);
+    json_decref(object);
+}
+
 static unsigned shift_of(uint64_t object_size)
 {
     return object_size ? 63 - (unsigned)__builtin_clzll(object_size) : 0;
@@ -142,7 +150,7 @@ int vdi_run_list(struct dog *d)
         code = DOG_MISSING; /* the first Sheepdog's raw listing was empty and a success */
     }
     if (d->output == DOG_JSON) {
-        dog_print_json(items);
+        print_volumes_json(items);
     } else if (d->output == DOG_RAW) {
         print_raw(items);
     } else if (code == DOG_OK) {
@@ -212,7 +220,7 @@ int vdi_run_tree(struct dog *d)
     if (!items)
         return code;
     if (d->output == DOG_JSON) {
-        dog_print_json(items);
+        print_volumes_json(items);
         json_decref(items);
         return DOG_OK;
     }
