@@ -126,15 +126,21 @@ static size_t out_size(const struct conn_out *o)
     return size;
 }
 
-static struct packet *packet_of_out(const struct conn_out *o)
+/* The next `size` bytes of o that were not sent. */
+static struct packet *packet_of_out(struct conn_out *o, size_t size)
 {
-    struct packet *p = packet_new(PACKET_DATA, out_size(o));
-    size_t position = 0;
-    for (unsigned i = 0; i < o->iov_count; i++) {
-        if (o->iov[i].iov_len > 0)
-            memcpy(p->data + position, o->iov[i].iov_base, o->iov[i].iov_len);
-        position += o->iov[i].iov_len;
+    struct packet *p = packet_new(PACKET_DATA, size);
+    size_t skip = o->sent, filled = 0;
+    for (unsigned i = 0; filled < size; i++) {
+        const struct iovec *v = &o->iov[i];
+        size_t skipped = MIN(skip, v->iov_len);
+        size_t n = MIN(v->iov_len - skipped, size - filled);
+        if (n > 0)
+            memcpy(p->data + filled, (const uint8_t *)v->iov_base + skipped, n);
+        skip -= skipped;
+        filled += n;
     }
+    o->sent += size;
     return p;
 }
 
@@ -147,10 +153,12 @@ static void handover_fire(struct timer *t)
         if (c->broken || !c->peer || c->peer->broken) {
             o->result = -ECONNRESET;
         } else {
-            if (c->peer->window_used >= WINDOW_SIZE)
+            size_t left = out_size(o) - o->sent;
+            size_t n = MIN(left, WINDOW_SIZE - c->peer->window_used);
+            if (n > 0)
+                packet_send(packet_of_out(o, n), c->peer);
+            if (n < left)
                 break; /* W2: the reader schedules us again */
-            if (out_size(o) > 0)
-                packet_send(packet_of_out(o), c->peer);
         }
         list_remove(&o->link);
         list_push_back(&finished, &o->link);

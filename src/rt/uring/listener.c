@@ -43,7 +43,7 @@ static void accept_prepare(struct uring_op *op, struct io_uring_sqe *sqe)
     io_uring_prep_accept(sqe, a->fd, NULL, NULL, SOCK_CLOEXEC);
 }
 
-/* -EAGAIN: try again after a while. */
+/* -EINTR: try again; -EAGAIN: try again after a while. */
 static int accept_result(struct uring_listener *l, int result)
 {
     if (l->closed) {
@@ -52,15 +52,17 @@ static int accept_result(struct uring_listener *l, int result)
         return -ECANCELED;
     }
     switch (result) {
-    case -EMFILE:
-    case -ENFILE:
-    case -ENOBUFS:
-    case -ENOMEM:
-        log_warn("%s: cannot accept a connection: %s", l->base.address, err_text(result));
-        return -EAGAIN;
+    case -ECONNABORTED: /* this one is gone, the next may be good */
+    case -EPROTO:
+    case -EINTR:
+        return -EINTR;
     default:
-        return result; /* also -ECONNABORTED and the like: the next one may be good */
+        break;
     }
+    if (result >= 0)
+        return result;
+    log_warn("%s: cannot accept a connection: %s", l->base.address, err_text(result));
+    return -EAGAIN; /* out of files or memory: after a while */
 }
 
 static fiber_fn int accept_fd(struct uring_listener *l)

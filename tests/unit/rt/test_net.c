@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Promise: net.h holds on real TCP and unix sockets. */
+/* Promise: net.h holds on real TCP and unix sockets, and in the simulator. */
 #include "harness.h"
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -109,6 +109,11 @@ static void tcp_body(void *arg)
 static void test_tcp(void **state)
 {
     run_on_uring(NULL, tcp_body);
+}
+
+static void test_tcp_sim(void **state)
+{
+    run_on_sim(NULL, tcp_body);
 }
 
 static void unix_body(void *arg)
@@ -277,6 +282,11 @@ static void test_output_order(void **state)
     run_on_uring(NULL, order_body);
 }
 
+static void test_output_order_sim(void **state)
+{
+    run_on_sim(NULL, order_body);
+}
+
 static void partial_body(void *arg)
 {
     struct pair p;
@@ -293,6 +303,11 @@ static void partial_body(void *arg)
 static void test_end_inside(void **state)
 {
     run_on_uring(NULL, partial_body);
+}
+
+static void test_end_inside_sim(void **state)
+{
+    run_on_sim(NULL, partial_body);
 }
 
 struct breaking {
@@ -342,18 +357,27 @@ static void test_shutdown_wakes(void **state)
     run_on_uring(NULL, shutdown_body);
 }
 
+static void test_shutdown_wakes_sim(void **state)
+{
+    run_on_sim(NULL, shutdown_body);
+}
+
 int main(void)
 {
     snprintf(unix_address, sizeof(unix_address), "unix:/tmp/rt-net-%d.sock", getpid());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tcp),
+        cmocka_unit_test(test_tcp_sim),
         cmocka_unit_test(test_unix),
         cmocka_unit_test(test_stale_unix_socket),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_connect_deadline),
         cmocka_unit_test(test_output_order),
+        cmocka_unit_test(test_output_order_sim),
         cmocka_unit_test(test_end_inside),
+        cmocka_unit_test(test_end_inside_sim),
         cmocka_unit_test(test_shutdown_wakes),
+        cmocka_unit_test(test_shutdown_wakes_sim),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
