@@ -33,6 +33,7 @@ struct nbd_server {
     bool stopping;
     struct admission admission;
     struct list idle_requests; /* pool; grows to the largest number in use */
+    unsigned admitting_count;  /* connections that wait for admission */
     struct timer stall_timer;  /* armed while somebody waits for admission */
     uint8_t *scratch;          /* where refused payload goes; never read */
     struct nbd_stats stats;
@@ -59,6 +60,7 @@ struct connection {
     /* who holds the others up (server.c) */
     unsigned sending_count; /* replies that the kernel has not taken yet */
     bool receiving;         /* payload of a write */
+    bool admitting;         /* its reader waits for admission */
     uint64_t progress, progress_seen;
     unsigned stalled_count;
 };
@@ -78,7 +80,7 @@ struct request {
 };
 
 /* --- server.c --- */
-/* Arms the watch for connections that hold room and do not move. */
+/* Arms the watch for connections that hold room and do not move, as somebody waits for room now. */
 void server_watch_stalls(struct nbd_server *s);
 
 /* --- connection.c --- */

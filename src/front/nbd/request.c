@@ -87,11 +87,16 @@ void request_pool_free(struct nbd_server *s)
 
 fiber_fn void request_admit(struct request *q, size_t size)
 {
-    struct nbd_server *s = q->connection->server;
+    struct connection *c = q->connection;
+    struct nbd_server *s = c->server;
     ASSERT(!q->admitted && !q->buffer);
     if (!admission_try(&s->admission, size)) {
         server_watch_stalls(s);
+        c->admitting = true;
+        s->admitting_count++;
         admission_enter(&s->admission, size);
+        s->admitting_count--;
+        c->admitting = false;
     }
     q->admitted = true;
     q->payload = size;

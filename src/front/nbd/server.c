@@ -55,13 +55,14 @@ static void accept_main(void *arg)
 
 static bool holds_others_up(const struct connection *c)
 {
-    return (c->receiving || c->sending_count > 0) && c->progress == c->progress_seen;
+    bool others_wait = c->server->admitting_count > (c->admitting ? 1 : 0); /* V2 */
+    return others_wait && (c->receiving || c->sending_count > 0) && c->progress == c->progress_seen;
 }
 
 static void stall_fire(struct timer *t)
 {
     struct nbd_server *s = container_of(t, struct nbd_server, stall_timer);
-    if (!admission_contended(&s->admission))
+    if (s->admitting_count == 0)
         return; /* armed again by the next one who waits */
     struct connection *c;
     list_for_each (c, &s->connections, link) {
