@@ -197,7 +197,7 @@ static void print_children(const struct tree *t, uint64_t vid, const char *prefi
     json_t *v;
     uint64_t left = 0;
     json_array_foreach(t->items, i, v) left += dog_u64(v, "parent_vid") == vid;
-    if (depth > 10000)
+    if (vid == 0 || depth > 10000)
         return; /* a parent is older than its child, so this is not met */
     char *next = dog_alloc(strlen(prefix) + 16);
     json_array_foreach(t->items, i, v)
