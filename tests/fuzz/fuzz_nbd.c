@@ -4,9 +4,8 @@
  * the rest is its input. What a decoder accepts must lie inside the input.
  */
 #include <string.h>
+#include "tests/fuzz/fuzz.h"
 #include "wire/nbd.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_inside(struct nbd_string s, const uint8_t *data, size_t size)
 {

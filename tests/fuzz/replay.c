@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Drives a fuzz target without libFuzzer: the files named as arguments, then a fixed number of
+ * Drives a fuzz target without libFuzzer: the files and folders named as arguments (the kept corpus), then a fixed number of
  * pseudo-random inputs made of small numbers and protocol words, always the same. So the target is
  * compiled and run by every test run; the real fuzzing is done with clang (README.md).
  */
-#include <inttypes.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/check.h"
 #include "base/hash.h"
+#include "tests/fuzz/fuzz.h"
 
 #define INPUT_COUNT    200000u
 #define INPUT_SIZE_MAX 96u
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void run(const uint8_t *data, size_t size)
 {
@@ -37,6 +36,24 @@ static int run_file(const char *path)
     fclose(f);
     run(data, size);
     return 0;
+}
+
+/* Files of a folder in the order of their names; what cannot be listed is taken as a file. */
+static int run_path(const char *path)
+{
+    struct dirent **entries;
+    int count = scandir(path, &entries, NULL, alphasort), failed = 0;
+    if (count < 0)
+        return run_file(path);
+    for (int i = 0; i < count; i++) {
+        char name[4096];
+        snprintf(name, sizeof(name), "%s/%s", path, entries[i]->d_name);
+        if (entries[i]->d_name[0] != '.')
+            failed |= run_file(name);
+        free(entries[i]);
+    }
+    free(entries);
+    return failed;
 }
 
 static size_t make_input(uint64_t seed, uint8_t *out)
@@ -62,12 +79,12 @@ static size_t make_input(uint64_t seed, uint8_t *out)
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
-        if (run_file(argv[i]) != 0)
+        if (run_path(argv[i]) != 0)
             return 1;
     }
     uint8_t input[INPUT_SIZE_MAX];
     for (uint64_t seed = 0; seed < INPUT_COUNT; seed++)
         run(input, make_input(seed, input));
-    printf("%d files and %u made inputs\n", argc - 1, INPUT_COUNT);
+    printf("%d paths and %u made inputs\n", argc - 1, INPUT_COUNT);
     return 0;
 }

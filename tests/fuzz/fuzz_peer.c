@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What nodes send each other: the header and every body. */
+#include <string.h>
+#include "base/check.h"
+#include "tests/fuzz/fuzz.h"
+#include "wire/peer.h"
+
+static void fuzz_header(const uint8_t *data, size_t size)
+{
+    struct peer_header h;
+    if (size < PEER_HEADER_BYTES || peer_header_get(data, &h) < 0)
+        return;
+    ASSERT(h.body_length <= PEER_BODY_MAX && h.payload_length <= PEER_PAYLOAD_MAX);
+    if (size - PEER_HEADER_BYTES >= h.body_length)
+        (void)peer_header_check(data, data + PEER_HEADER_BYTES, h.body_length);
+}
+
+static void fuzz_change(const uint8_t *data, size_t size)
+{
+    struct peer_change c;
+    uint8_t again[PEER_CHANGE_BYTES_MAX];
+    if (peer_change_get(data, size, &c) < 0)
+        return;
+    ASSERT(c.extent_count <= PEER_EXTENT_COUNT_MAX);
+    ASSERT(peer_change_put(again, &c) == size);
+}
+
+/* Elements that come in lists: decoded one after the other until the input ends. */
+static void fuzz_elements(const uint8_t *data, size_t size)
+{
+    struct dec d;
+    struct peer_run run;
+    struct peer_entry entry;
+    struct peer_meta meta;
+    struct peer_refs_head head;
+    struct peer_ref ref;
+    dec_init(&d, data + 1, size - 1);
+    while (d.error == 0 && dec_left(&d) > 0) {
+        switch (data[0] % 5) {
+        case 0:
+            peer_run_decode(&d, &run);
+            break;
+        case 1:
+            peer_entry_decode(&d, &entry);
+            ASSERT(d.error != 0 || entry.meta_length <= PEER_META_BYTES_MAX);
+            break;
+        case 2:
+            peer_meta_decode(&d, &meta);
+            ASSERT(d.error != 0 || meta.meta_length <= PEER_META_BYTES_MAX);
+            break;
+        case 3:
+            peer_refs_head_decode(&d, &head);
+            ASSERT(d.error != 0 || (head.count >= 1 && head.count <= PEER_REF_COUNT_MAX));
+            break;
+        case 4:
+            peer_ref_decode(&d, &ref);
+            break;
+        }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 2)
+        return 0;
+    uint8_t which = data[0];
+    data++, size--;
+    struct peer_hello hello;
+    struct peer_hello_reply reply;
+    struct peer_read read;
+    struct peer_list list;
+    struct peer_settle settle;
+    struct peer_info info;
+    switch (which % 9) {
+    case 0:
+        fuzz_header(data, size);
+        break;
+    case 1:
+        (void)peer_hello_decode(data, size, &hello);
+        break;
+    case 2:
+        if (peer_hello_reply_decode(data, size, &reply) == 0)
+            ASSERT(strnlen(reply.text, sizeof(reply.text)) < sizeof(reply.text));
+        break;
+    case 3:
+        fuzz_change(data, size);
+        break;
+    case 4:
+        (void)peer_read_get(data, size, &read);
+        break;
+    case 5:
+        (void)peer_list_decode(data, size, &list);
+        break;
+    case 6:
+        (void)peer_settle_decode(data, size, &settle);
+        break;
+    case 7:
+        (void)peer_info_decode(data, size, &info);
+        break;
+    case 8:
+        fuzz_elements(data, size);
+        break;
+    }
+    return 0;
+}
