@@ -5,9 +5,8 @@
  * S1 After a crash at any point, the state equals the state after some prefix of the commits that
  *    contains every answered request.
  * S2 A block is free, or owned exactly as often as its share count says.
- * S3 No block is reused before the change that freed it is durable, nor while a read, pin or discard
- *    begun before the freeing is running.
- * S4 A write is atomic per object, whatever its size.
+ * S3 No block is reused before the change that freed it is durable, nor while a read, pin or
+ * discard begun before the freeing is running. S4 A write is atomic per object, whatever its size.
  * S5 Bad input is refused or repaired with a message that names file and offset; never a crash.
  */
 #pragma once
@@ -15,33 +14,35 @@
 #include "base/ids.h"
 #include "rt/rt.h"
 
-#define STORE_BLOCK          4096u
-#define STORE_META_SIZE_MAX  4096u
-#define STORE_OBJECT_SIZE_MAX (64u << 20)
+#define STORE_BLOCK            4096u
+#define STORE_META_SIZE_MAX    4096u
+#define STORE_OBJECT_SIZE_MAX  (64u << 20)
 #define STORE_EXTENT_COUNT_MAX 16u
 
 struct store;
 
 /* --- format, open, close, check --- */
 struct store_format_options {
-    struct uuid store_uuid;    /* null: made from rt_random */
-    uint64_t size;             /* bytes; 0: the whole device or existing file */
-    bool overwrite;            /* replace a store, file system or data found there */
-    uint64_t log_bytes;        /* 0: chosen by size */
+    struct uuid store_uuid; /* null: made from rt_random */
+    uint64_t size;          /* bytes; 0: the whole device or existing file */
+    bool overwrite;         /* replace a store, file system or data found there */
+    uint64_t log_bytes;     /* 0: chosen by size */
 };
-/* Makes an empty store. A file is created if it does not exist, and zeroed (written extents). progress
- * may be NULL. -EEXIST: something is there and overwrite is not set; -ENOSPC / -EINVAL: too small (the
- * log says the minimum). */
-fiber_fn int store_format(struct rt *rt, const char *path, const struct store_format_options *options,
+/* Makes an empty store. A file is created if it does not exist, and zeroed (written extents).
+ * progress may be NULL. -EEXIST: something is there and overwrite is not set; -ENOSPC / -EINVAL:
+ * too small (the log says the minimum). */
+fiber_fn int store_format(struct rt *rt, const char *path,
+                          const struct store_format_options *options,
                           void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 
 struct store_open_options {
-    uint64_t cache_bytes;    /* budget for object records, 0: 16 MiB */
-    bool read_only;          /* replays in memory, writes nothing */
+    uint64_t cache_bytes; /* budget for object records, 0: 16 MiB */
+    bool read_only;       /* replays in memory, writes nothing */
     bool unsafe_no_flush;
 };
-/* Opens, replays the log, and writes a commit over the dropped tail. -EBUSY: another process has it;
- * -EMEDIUMTYPE: not a store; -EPROTO: unknown format or feature; -EUCLEAN: damaged beyond replay. */
+/* Opens, replays the log, and writes a commit over the dropped tail. -EBUSY: another process has
+ * it; -EMEDIUMTYPE: not a store; -EPROTO: unknown format or feature; -EUCLEAN: damaged beyond
+ * replay. */
 fiber_fn int store_open(struct rt *rt, const char *path, const struct store_open_options *options,
                         struct store **ret);
 /* Finishes what is in flight, checkpoints, closes, frees. */
@@ -60,8 +61,8 @@ struct store_check_report {
     uint64_t object_count, tombstone_count, block_count, free_block_count, shared_block_count;
     uint64_t error_count, checked_data_blocks;
 };
-/* Proves S2 from disk alone and, with `read_data`, every checksum. Each finding is given to report().
- * Returns 0 (look at error_count), or an error when it could not even be read. */
+/* Proves S2 from disk alone and, with `read_data`, every checksum. Each finding is given to
+ * report(). Returns 0 (look at error_count), or an error when it could not even be read. */
 fiber_fn int store_check(struct rt *rt, const char *path, bool read_data,
                          void (*report)(void *arg, const char *finding), void *arg,
                          struct store_check_report *ret);
@@ -73,33 +74,35 @@ struct store_extent {
 };
 
 enum store_change_kind {
-    STORE_WRITE,  /* write data at extents; creates the object when it does not exist */
-    STORE_CLONE,  /* make `oid` (must not exist) share all blocks of `source`, then write extents (may be
-                     none); meta is not copied */
-    STORE_PUNCH,  /* extents read as zeros afterwards, their whole blocks are freed; the object stays
-                     (versioned, readable as zeros); creates it when it does not exist */
-    STORE_REMOVE, /* remove the object, leave a tombstone with version `next` */
-    STORE_INSTALL, /* repair: the object becomes exactly this content at version `next`: its extents, of which
-                      all-zero 4 KiB blocks become holes, and holes everywhere else; `prev` is compared exactly
-                      (0: absent or any tombstone); meta is kept; may be far larger than a write (up to the
-                      object size in one call) */
+    STORE_WRITE, /* write data at extents; creates the object when it does not exist */
+    STORE_CLONE, /* make `oid` (must not exist) share all blocks of `source`, then write extents
+                    (may be none); meta is not copied */
+    STORE_PUNCH, /* extents read as zeros afterwards, their whole blocks are freed; the object stays
+                    (versioned, readable as zeros); creates it when it does not exist */
+    STORE_REMOVE,  /* remove the object, leave a tombstone with version `next` */
+    STORE_INSTALL, /* repair: the object becomes exactly this content at version `next`: its
+                      extents, of which all-zero 4 KiB blocks become holes, and holes everywhere
+                      else; `prev` is compared exactly (0: absent or any tombstone); meta is kept;
+                      may be far larger than a write (up to the object size in one call) */
 };
 
 /* `prev` values with a meaning of their own. */
-#define STORE_PREV_NONE ((struct version){0})            /* absent, or a tombstone older than `next` */
-#define STORE_PREV_OLDER_TERM ((struct version){UINT64_MAX}) /* absent, or any version of an older term
-                                                                 than that of `next` (W7) */
+#define STORE_PREV_NONE ((struct version){0}) /* absent, or a tombstone older than `next` */
+#define STORE_PREV_OLDER_TERM                                                                      \
+    ((struct version){UINT64_MAX}) /* absent, or any version of an older term                      \
+                                       than that of `next` (W7) */
 
 struct store_change {
     enum store_change_kind kind;
     struct oid oid;
-    struct oid source;          /* STORE_CLONE */
-    struct version prev, next;  /* next > 0 */
+    struct oid source;                  /* STORE_CLONE */
+    struct version prev, next;          /* next > 0 */
     const struct store_extent *extents; /* ascending, not overlapping, in any byte alignment */
     unsigned extent_count;
-    /* Data of all extents, one after the other: sum of lengths bytes. Best when each piece is 4096-aligned
-     * in memory for whole aligned blocks (written from where it lies); anything else is copied. Must stay
-     * untouched until the call returns. NULL for STORE_PUNCH and STORE_REMOVE. */
+    /* Data of all extents, one after the other: sum of lengths bytes. Best when each piece is
+     * 4096-aligned in memory for whole aligned blocks (written from where it lies); anything else
+     * is copied. Must stay untouched until the call returns. NULL for STORE_PUNCH and STORE_REMOVE.
+     */
     const struct iovec *iov;
     unsigned iov_count;
 };
@@ -107,23 +110,24 @@ struct store_change {
 /*
  * Applies one change atomically and durably; many in flight at once share a commit (group commit).
  * Changes of one object are applied in the order of the calls. Returns
- *   0         durable. Also when next <= the object's version in the same term: done already (waits until
- *             that is durable). For STORE_REMOVE also when the object is absent.
- *   -ESTALE   the object is not at `prev`; *ret_current (may be NULL) is where it is (0 absent)
- *   -ENOENT   STORE_CLONE: source is absent
- *   -ENOSPC   (never for STORE_REMOVE and STORE_PUNCH)
- *   -EUCLEAN  a block that had to be merged with (partial write) does not match its checksum
- *   -EIO      the store has failed for good; see store_failed()
+ *   0         durable. Also when next <= the object's version in the same term: done already (waits
+ * until that is durable). For STORE_REMOVE also when the object is absent. -ESTALE   the object is
+ * not at `prev`; *ret_current (may be NULL) is where it is (0 absent) -ENOENT   STORE_CLONE: source
+ * is absent -ENOSPC   (never for STORE_REMOVE and STORE_PUNCH) -EUCLEAN  a block that had to be
+ * merged with (partial write) does not match its checksum -EIO      the store has failed for good;
+ * see store_failed()
  */
-fiber_fn int store_apply(struct store *s, const struct store_change *c, struct version *ret_current);
+fiber_fn int store_apply(struct store *s, const struct store_change *c,
+                         struct version *ret_current);
 
-/* Sets the object's meta (0 to 4096 bytes; 0 bytes deletes it), durably, in order with the changes. Object
- * must exist: else -ENOENT. meta_version must be higher than the present one, else 0 if equal, -ESTALE if
- * lower. Never -ENOSPC. */
-fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t meta_version, const void *meta,
-                            size_t length);
+/* Sets the object's meta (0 to 4096 bytes; 0 bytes deletes it), durably, in order with the changes.
+ * Object must exist: else -ENOENT. meta_version must be higher than the present one, else 0 if
+ * equal, -ESTALE if lower. Never -ENOSPC. */
+fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t meta_version,
+                            const void *meta, size_t length);
 /* As many as `count` meta changes and removals in one atomic commit (used for batches of reference
- * messages). removal: object is removed with tombstone version `next` whatever its present version. */
+ * messages). removal: object is removed with tombstone version `next` whatever its present version.
+ */
 struct store_meta_change {
     struct oid oid;
     uint64_t meta_version;
@@ -132,9 +136,11 @@ struct store_meta_change {
     bool remove;
     struct version next; /* with remove: of the tombstone; 0 leaves none */
 };
-fiber_fn int store_meta_apply(struct store *s, const struct store_meta_change *changes, unsigned count);
+fiber_fn int store_meta_apply(struct store *s, const struct store_meta_change *changes,
+                              unsigned count);
 
-/* Drops tombstones of that vid with version <= stable. In memory at once, durable with a later commit. */
+/* Drops tombstones of that vid with version <= stable. In memory at once, durable with a later
+ * commit. */
 void store_settle(struct store *s, struct vid vid, struct version stable);
 
 /* --- reading: each sees every change whose call has returned, and maybe later ones --- */
@@ -143,26 +149,29 @@ struct store_stat {
     struct version tombstone; /* version of the tombstone, 0 if none */
     uint64_t meta_version;
     uint32_t meta_length;
-    uint32_t block_count;     /* blocks mapped (own and shared) */
-    uint32_t end;             /* bytes: end of the last mapped block */
+    uint32_t block_count; /* blocks mapped (own and shared) */
+    uint32_t end;         /* bytes: end of the last mapped block */
 };
 /* 0 always; an absent object has version 0. Does not suspend. */
 void store_stat(struct store *s, const struct oid *oid, struct store_stat *ret);
-/* Reads [offset, offset + length) as it is at one version; holes and the range past the end are zeros.
- * `buffer` best 4096-aligned with offset and length multiples of 4096 (read in place). *ret_version (may
- * be NULL): the version read; 0 and zeros with -ENOENT if the object is absent. -EUCLEAN: checksum. */
-fiber_fn int store_read(struct store *s, const struct oid *oid, uint64_t offset, size_t length, void *buffer,
-                        struct version *ret_version);
-/* Reads meta into buffer[STORE_META_SIZE_MAX]. 0 and *ret_length (0: no meta), -ENOENT, -EUCLEAN. */
-fiber_fn int store_meta_get(struct store *s, const struct oid *oid, void *buffer, size_t *ret_length,
-                            uint64_t *ret_meta_version);
+/* Reads [offset, offset + length) as it is at one version; holes and the range past the end are
+ * zeros. `buffer` best 4096-aligned with offset and length multiples of 4096 (read in place).
+ * *ret_version (may be NULL): the version read; 0 and zeros with -ENOENT if the object is absent.
+ * -EUCLEAN: checksum. */
+fiber_fn int store_read(struct store *s, const struct oid *oid, uint64_t offset, size_t length,
+                        void *buffer, struct version *ret_version);
+/* Reads meta into buffer[STORE_META_SIZE_MAX]. 0 and *ret_length (0: no meta), -ENOENT, -EUCLEAN.
+ */
+fiber_fn int store_meta_get(struct store *s, const struct oid *oid, void *buffer,
+                            size_t *ret_length, uint64_t *ret_meta_version);
 /* Which parts of [offset, offset+length) are mapped, as alternating runs. Calls fn for each run. */
 fiber_fn int store_map(struct store *s, const struct oid *oid, uint64_t offset, uint64_t length,
-                       void (*fn)(void *arg, uint64_t offset, uint64_t length, bool mapped), void *arg);
+                       void (*fn)(void *arg, uint64_t offset, uint64_t length, bool mapped),
+                       void *arg);
 
 struct store_entry {
     struct oid oid;
-    struct version version;   /* of the object, or of the tombstone */
+    struct version version; /* of the object, or of the tombstone */
     uint64_t meta_version;
     bool tombstone;
 };
@@ -170,37 +179,42 @@ struct store_filter {
     bool by_vid, by_group;
     struct vid vid;
     uint16_t group;
-    struct version above;  /* only entries with version > above */
+    struct version above; /* only entries with version > above */
 };
-/* All matching entries, sorted by oid_compare, tombstones too. *ret is malloc'ed, owned by the caller. Does not
- * suspend for long. */
-int store_list(struct store *s, const struct store_filter *filter, struct store_entry **ret, size_t *ret_count);
-/* Order-independent digest of (oid, version, meta version) over a group's objects, tombstones not counted. */
+/* All matching entries, sorted by oid_compare, tombstones too. *ret is malloc'ed, owned by the
+ * caller. Does not suspend for long. */
+int store_list(struct store *s, const struct store_filter *filter, struct store_entry **ret,
+               size_t *ret_count);
+/* Order-independent digest of (oid, version, meta version) over a group's objects, tombstones not
+ * counted. */
 uint64_t store_digest(const struct store *s, uint16_t group);
 
-/* A pinned object's present content stays readable through the pin while it changes or is removed. */
+/* A pinned object's present content stays readable through the pin while it changes or is removed.
+ */
 struct store_pin;
 fiber_fn int store_pin(struct store *s, const struct oid *oid, struct store_pin **ret);
 fiber_fn int store_pin_read(struct store_pin *p, uint64_t offset, size_t length, void *buffer);
 void store_unpin(struct store_pin *p);
 
 struct store_usage {
-    uint64_t size_bytes;      /* for objects: without superblock and log */
-    uint64_t used_bytes;      /* blocks owned, each once, with records */
-    uint64_t data_bytes;      /* of which object data */
-    uint64_t shared_bytes;    /* data saved by sharing: sum of (users - 1) */
-    uint64_t reserve_bytes;   /* kept for removal, punch, meta, checkpoints */
-    uint64_t free_bytes;      /* what data may still allocate */
+    uint64_t size_bytes;    /* for objects: without superblock and log */
+    uint64_t used_bytes;    /* blocks owned, each once, with records */
+    uint64_t data_bytes;    /* of which object data */
+    uint64_t shared_bytes;  /* data saved by sharing: sum of (users - 1) */
+    uint64_t reserve_bytes; /* kept for removal, punch, meta, checkpoints */
+    uint64_t free_bytes;    /* what data may still allocate */
     uint64_t log_bytes;
     uint64_t object_count, tombstone_count;
 };
 void store_usage(const struct store *s, struct store_usage *ret);
 
 struct store_stats {
-    uint64_t changes, commits, log_blocks, data_blocks_written, flushes, checkpoints, reads, read_blocks,
-        checksum_errors;
+    uint64_t changes, commits, log_blocks, data_blocks_written, flushes, checkpoints, reads,
+        read_blocks, checksum_errors;
 };
 void store_stats(const struct store *s, struct store_stats *ret);
 
-/* Reads and verifies the next few objects; *ret_bytes read, findings are logged and counted; wraps. */
-fiber_fn int store_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_bytes, uint64_t *ret_errors);
+/* Reads and verifies the next few objects; *ret_bytes read, findings are logged and counted; wraps.
+ */
+fiber_fn int store_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_bytes,
+                              uint64_t *ret_errors);

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Records to state. Used by the committer when a commit is durable, and by replay (N1).
+ *
+ * P1 Nothing here suspends or does I/O: a commit is applied in one step for all readers.
+ * P2 A block that loses its last user goes to s->freed; who may reuse it when is decided there
+ * (S3).
+ */
+#define LOG_MODULE "store"
+#include "base/err.h"
+#include "base/log.h"
+#include "store/store_internal.h"
+
+/* One user less. */
+static int block_drop(struct store *s, uint32_t block)
+{
+    if (share_drop(&s->share, block))
+        return 0;
+    tree_mark(&s->bitmap, space_disown(&s->space, block));
+    return u32vec_push(&s->freed, block);
+}
+
+/* A block that the record brings. While replaying it must be free: anything else is damage. */
+static int block_take(struct store *s, uint32_t block, enum apply_mode mode)
+{
+    if (mode == APPLY_REPLAY) {
+        if (!space_covers(&s->space, block) || !space_is_free(&s->space, block))
+            return -EUCLEAN;
+        space_mark(&s->space, block);
+    }
+    tree_mark(&s->bitmap, space_own(&s->space, block));
+    return 0;
+}
+
+/* Corrects ref->end after entry i was set or cleared. */
+static void ref_set_end(struct leaf_ref *ref, unsigned i, bool mapped)
+{
+    if (mapped) {
+        if (i >= ref->end)
+            ref->end = (uint16_t)(i + 1);
+        return;
+    }
+    if (i + 1 != ref->end)
+        return;
+    while (ref->end > 0 && leaf_entry(ref->mem->data, ref->end - 1).block == 0)
+        ref->end--;
+}
+
+static int entry_set(struct store *s, struct leaf_ref *ref, unsigned i, struct block_ptr p)
+{
+    struct block_ptr old = leaf_entry(ref->mem->data, i);
+
+    leaf_entry_set(ref->mem->data, i, p);
+    if ((old.block != 0) != (p.block != 0))
+        ref->used = (uint16_t)(ref->used + (p.block != 0 ? 1 : -1));
+    ref_set_end(ref, i, p.block != 0);
+    return old.block != 0 ? block_drop(s, old.block) : 0;
+}
+
+/* Maps count blocks from `start` to run->block and following, with the checksums at crcs. */
+static int run_set(struct store *s, struct onode *o, const struct record_run *run,
+                   const uint8_t *crcs, enum apply_mode mode)
+{
+    int r = onode_grow(o, (run->start + run->count - 1) / LEAF_ENTRIES + 1);
+
+    for (uint32_t k = 0; r == 0 && k < run->count; k++) {
+        unsigned index = (run->start + k) / LEAF_ENTRIES, i = (run->start + k) % LEAF_ENTRIES;
+        if ((k == 0 || i == 0) && leaf_change(s, o, index) == NULL)
+            return -ENOMEM;
+        r = block_take(s, run->block + k, mode);
+        if (r == 0)
+            r = entry_set(s, &o->refs[index], i,
+                          (struct block_ptr){run->block + k, get_le32(crcs + 4 * k)});
+    }
+    return r;
+}
+
+static int run_punch(struct store *s, struct onode *o, const struct record_run *run)
+{
+    uint32_t end = MIN(run->start + run->count, o->leaf_count * LEAF_ENTRIES);
+
+    for (uint32_t k = run->start; k < end; k++) {
+        struct leaf_ref *ref = &o->refs[k / LEAF_ENTRIES];
+        int r;
+        if (ref->used == 0) {
+            k |= LEAF_ENTRIES - 1;
+            continue;
+        }
+        if (leaf_entry(ref->mem->data, k % LEAF_ENTRIES).block == 0)
+            continue;
+        if (leaf_change(s, o, k / LEAF_ENTRIES) == NULL)
+            return -ENOMEM;
+        r = entry_set(s, ref, k % LEAF_ENTRIES, (struct block_ptr){0});
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int drop_all_blocks(struct store *s, struct onode *o)
+{
+    int r = 0;
+
+    for (unsigned k = 0; r == 0 && k < o->leaf_count; k++) {
+        struct leaf_ref *ref = &o->refs[k];
+        for (unsigned i = 0; r == 0 && i < ref->end; i++) {
+            struct block_ptr p = leaf_entry(ref->mem->data, i);
+            if (p.block != 0)
+                r = block_drop(s, p.block);
+        }
+        if (r == 0)
+            r = leaf_drop(s, o, k);
+    }
+    if (r == 0 && o->indirect.block != 0) {
+        r = u32vec_push(&s->stale, o->indirect.block);
+        o->indirect = (struct block_ptr){0};
+    }
+    o->leaf_count = 0;
+    o->damaged = false;
+    return r;
+}
+
+static int drop_meta(struct store *s, struct onode *o)
+{
+    int r = 0;
+
+    if (o->meta_length > SLOT_META_INLINE)
+        r = leaf_drop(s, o, LEAF_META);
+    free(o->meta);
+    o->meta = NULL;
+    o->meta_length = 0;
+    return r;
+}
+
+/* The object gets all blocks of the source, each with one user more. */
+static int share_all(struct store *s, struct onode *o, struct onode *source)
+{
+    int r = onode_grow(o, source->leaf_count);
+
+    for (unsigned k = 0; r == 0 && k < source->leaf_count; k++) {
+        const struct leaf_ref *from = &source->refs[k];
+        struct leaf *to;
+        if (from->used == 0)
+            continue;
+        to = leaf_change(s, o, k);
+        if (to == NULL)
+            return -ENOMEM;
+        memcpy(to->data, from->mem->data, STORE_BLOCK);
+        o->refs[k].used = from->used;
+        o->refs[k].end = from->end;
+        for (unsigned i = 0; r == 0 && i < from->end; i++) {
+            struct block_ptr p = leaf_entry(to->data, i);
+            if (p.block != 0)
+                r = share_add(&s->share, p.block);
+        }
+    }
+    return r;
+}
+
+static int apply_change(struct store *s, const struct record *rec, enum apply_mode mode)
+{
+    struct onode *o = onode_hold(&s->index, &rec->oid), *source = NULL;
+    const uint8_t *crcs = rec->crcs;
+    int r;
+
+    if (o == NULL)
+        return -ENOMEM;
+    r = onode_set(&s->index, o, ONODE_LIVE, rec->next);
+    if (r == 0 && rec->replace)
+        r = drop_all_blocks(s, o);
+    if (r == 0 && rec->has_source) {
+        source = onode_find(&s->index, &rec->source);
+        if (source == NULL || source->state != ONODE_LIVE || source == o || o->leaf_count > 0)
+            r = -EUCLEAN;
+        else
+            r = share_all(s, o, source);
+    }
+    for (unsigned i = 0; r == 0 && i < rec->punch_count; i++) {
+        struct record_run run = record_punch_get(rec, i);
+        r = run_punch(s, o, &run);
+    }
+    for (unsigned i = 0; r == 0 && i < rec->run_count; i++) {
+        struct record_run run = record_run_get(rec, i);
+        r = run_set(s, o, &run, crcs, mode);
+        crcs += (size_t)run.count * 4;
+    }
+    onode_release(&s->index, o);
+    return r;
+}
+
+static int apply_remove(struct store *s, const struct record *rec)
+{
+    struct onode *o = onode_find(&s->index, &rec->oid);
+    int r;
+
+    if (o == NULL || o->state != ONODE_LIVE)
+        return 0;
+    if (onode_hold_found(&s->index, o) == NULL)
+        return -ENOMEM;
+    r = drop_all_blocks(s, o);
+    if (r == 0)
+        r = drop_meta(s, o);
+    if (r == 0)
+        r = onode_set(&s->index, o, rec->next.value ? ONODE_TOMBSTONE : ONODE_ABSENT, rec->next);
+    onode_release(&s->index, o);
+    return r;
+}
+
+static int apply_meta(struct store *s, const struct record *rec)
+{
+    struct onode *o = onode_find(&s->index, &rec->oid);
+    int r;
+
+    if (o == NULL || o->state != ONODE_LIVE)
+        return -EUCLEAN;
+    if (rec->meta_length > SLOT_META_INLINE && o->meta_length > SLOT_META_INLINE) {
+        /* Stays in a block of its own; its content may not be in memory, and is not needed. */
+        if (o->meta->ref.mem == NULL || o->meta->ref.mem->state == LEAF_LOADING)
+            r = leaf_drop(s, o, LEAF_META);
+        else
+            r = 0;
+    } else {
+        r = drop_meta(s, o);
+    }
+    if (r == 0 && rec->meta_length > 0 && o->meta == NULL) {
+        o->meta = calloc(1, sizeof(*o->meta));
+        if (o->meta == NULL)
+            r = -ENOMEM;
+    }
+    if (r < 0)
+        return r;
+    o->meta_length = rec->meta_length;
+    if (rec->meta_length > SLOT_META_INLINE) {
+        struct leaf *l = leaf_change(s, o, LEAF_META);
+        if (l == NULL)
+            return -ENOMEM;
+        memset(l->data, 0, STORE_BLOCK);
+        memcpy(l->data, rec->meta, rec->meta_length);
+    } else if (rec->meta_length > 0) {
+        memset(o->meta->data, 0, SLOT_META_INLINE);
+        memcpy(o->meta->data, rec->meta, rec->meta_length);
+    }
+    onode_set_meta_version(&s->index, o, rec->meta_version);
+    return 0;
+}
+
+int apply_settle(struct store *s, struct vid vid, struct version stable)
+{
+    struct vid_list *l = onode_vid_list(&s->index, vid);
+    struct onode *o, *tmp;
+    size_t left = l != NULL ? l->count : 0;
+
+    if (l == NULL)
+        return 0;
+    list_for_each_safe (o, tmp, &l->onodes, vid_link) {
+        bool last = --left == 0; /* removing the last one frees the list */
+        if (o->state == ONODE_TOMBSTONE && o->version.value <= stable.value) {
+            if (onode_hold_found(&s->index, o) == NULL)
+                return -ENOMEM;
+            onode_set(&s->index, o, ONODE_ABSENT, (struct version){0});
+            if (o->busy->state == ONODE_TOMBSTONE && o->busy->version.value <= stable.value) {
+                o->busy->state = ONODE_ABSENT;
+                o->busy->version.value = 0;
+            }
+            onode_release(&s->index, o);
+        }
+        if (last)
+            break;
+    }
+    return 0;
+}
+
+int apply_record(struct store *s, const struct record *rec, enum apply_mode mode)
+{
+    int r = -EUCLEAN;
+
+    switch (rec->type) {
+    case RECORD_CHANGE:
+        r = apply_change(s, rec, mode);
+        break;
+    case RECORD_REMOVE:
+        r = apply_remove(s, rec);
+        break;
+    case RECORD_META:
+        r = apply_meta(s, rec);
+        break;
+    case RECORD_SETTLE:
+        r = apply_settle(s, rec->vid, rec->next);
+        break;
+    }
+    ASSERT(r != -EUCLEAN || mode == APPLY_REPLAY);
+    return r;
+}
+
+/* All leaves of o; damaged ones are given up if `lossy`, as the running store did. */
+static fiber_fn int prepare_object(struct store *s, struct onode *o, bool lossy)
+{
+    for (unsigned i = 0; i < o->leaf_count; i++) {
+        int r = leaf_load_range(s, o, i, i);
+        if (r == -EUCLEAN && lossy)
+            r = leaf_replace_damaged(s, o, i);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+fiber_fn int apply_prepare(struct store *s, const struct record *rec)
+{
+    struct onode *o = onode_find(&s->index, &rec->oid);
+    int r = 0;
+
+    if (rec->type != RECORD_CHANGE && rec->type != RECORD_REMOVE)
+        return 0;
+    if (rec->has_source) {
+        struct onode *source = onode_find(&s->index, &rec->source);
+        if (source != NULL)
+            r = prepare_object(s, source, false);
+    }
+    if (r < 0 || o == NULL)
+        return r;
+    if (rec->type == RECORD_REMOVE || rec->replace)
+        return prepare_object(s, o, true);
+    for (unsigned i = 0; r == 0 && i < rec->punch_count; i++) {
+        struct record_run run = record_punch_get(rec, i);
+        r = leaf_load_range(s, o, run.start / LEAF_ENTRIES,
+                            (run.start + run.count - 1) / LEAF_ENTRIES);
+    }
+    for (unsigned i = 0; r == 0 && i < rec->run_count; i++) {
+        struct record_run run = record_run_get(rec, i);
+        r = leaf_load_range(s, o, run.start / LEAF_ENTRIES,
+                            (run.start + run.count - 1) / LEAF_ENTRIES);
+    }
+    return r;
+}

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store_check(): proves S2 from what is on disk. Opens the store read-only (checkpoint, log
+ * replayed in memory), counts the owners of every block by walking everything, and compares with
+ * bitmap and share counts.
+ */
+#define LOG_MODULE "store"
+#include <stdarg.h>
+#include <stdio.h>
+#include "base/err.h"
+#include "base/log.h"
+#include "store/store_internal.h"
+
+#define READ_BLOCKS 256u
+
+struct checking {
+    struct store *s;
+    uint16_t *owners; /* per block, saturating */
+    uint8_t *buffer;  /* READ_BLOCKS blocks */
+    bool read_data;
+    void (*report)(void *arg, const char *finding);
+    void *arg;
+    struct store_check_report result;
+};
+
+static void finding(struct checking *c, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static void finding(struct checking *c, const char *format, ...)
+{
+    char text[256];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    c->result.error_count++;
+    if (c->report != NULL)
+        c->report(c->arg, text);
+}
+
+/* Counts an owner. True when it is the first. */
+static bool own(struct checking *c, uint32_t block, const char *what)
+{
+    uint16_t *n;
+
+    if (!space_covers(&c->s->space, block)) {
+        finding(c, "offset %llu: %s lies outside the store",
+                (unsigned long long)block * STORE_BLOCK, what);
+        return false;
+    }
+    n = &c->owners[block - c->s->space.first];
+    if (*n < UINT16_MAX)
+        (*n)++;
+    return *n == 1;
+}
+
+static void own_structure(struct checking *c, uint32_t block, const char *what)
+{
+    if (block != 0 && !own(c, block, what))
+        finding(c, "offset %llu: %s has a second owner", (unsigned long long)block * STORE_BLOCK,
+                what);
+}
+
+static void own_tree(struct checking *c, const struct tree *t, const char *what)
+{
+    for (unsigned l = 0; l < t->height; l++) {
+        for (uint32_t i = 0; i < t->levels[l].count; i++)
+            own_structure(c, t->levels[l].ptrs[i].block, what);
+    }
+}
+
+/* Reads `count` neighbouring blocks and compares each with its entry of the leaf. */
+static fiber_fn void check_data_run(struct checking *c, const struct onode *o, const uint8_t *leaf,
+                                    unsigned leaf_index, unsigned i, unsigned count)
+{
+    char name[OID_TEXT_SIZE];
+    uint32_t block = leaf_entry(leaf, i).block;
+    int r = disk_read(c->s->disk, block_offset(block), c->buffer, (size_t)count * STORE_BLOCK);
+
+    c->result.checked_data_blocks += count;
+    for (unsigned k = 0; k < count; k++) {
+        if (r == 0 && crc32c(0, c->buffer + (size_t)k * STORE_BLOCK, STORE_BLOCK) ==
+                          leaf_entry(leaf, i + k).crc)
+            continue;
+        finding(c, "offset %llu: %s, object %s at byte %llu",
+                (unsigned long long)(block + k) * STORE_BLOCK,
+                r < 0 ? "data cannot be read" : "data does not match its checksum",
+                oid_format(&o->oid, name),
+                ((unsigned long long)leaf_index * LEAF_ENTRIES + i + k) * STORE_BLOCK);
+    }
+}
+
+static fiber_fn void check_leaf_content(struct checking *c, struct onode *o, unsigned index)
+{
+    const struct leaf_ref *ref = &o->refs[index];
+    const uint8_t *leaf = ref->mem->data;
+    unsigned used = 0, end = 0, run = 0, count = 0;
+    char name[OID_TEXT_SIZE];
+
+    for (unsigned i = 0; i <= LEAF_ENTRIES; i++) {
+        struct block_ptr p = i < LEAF_ENTRIES ? leaf_entry(leaf, i) : (struct block_ptr){0};
+        bool first = p.block != 0 && own(c, p.block, "data");
+        if (count > 0 &&
+            (!first || count == READ_BLOCKS || p.block != leaf_entry(leaf, run).block + count)) {
+            check_data_run(c, o, leaf, index, run, count);
+            count = 0;
+        }
+        if (p.block == 0)
+            continue;
+        used++;
+        end = i + 1;
+        if (first && c->read_data) {
+            if (count == 0)
+                run = i;
+            count++;
+        }
+    }
+    if (used != ref->used || end != ref->end)
+        finding(c, "object %s: its record says %u blocks up to %u, its map %u %u has %u up to %u",
+                oid_format(&o->oid, name), ref->used, ref->end, index, ref->ptr.block, used, end);
+}
+
+static fiber_fn void check_leaf(struct checking *c, struct onode *o, unsigned index)
+{
+    struct leaf_ref *ref = leaf_ref_of(o, index);
+    struct leaf *l = NULL;
+    char name[OID_TEXT_SIZE];
+    bool suspended;
+    int r;
+
+    own_structure(c, ref->ptr.block, index == LEAF_META ? "meta" : "an object map");
+    c->s->problem[0] = '\0';
+    r = leaf_load(c->s, o, index, &l, &suspended); /* nobody else is there */
+    if (r < 0)
+        finding(c, "object %s: %s", oid_format(&o->oid, name),
+                c->s->problem[0] != '\0' ? c->s->problem : err_text(r));
+    else if (l == NULL && ref->used > 0)
+        finding(c, "object %s: map %u is missing", oid_format(&o->oid, name), index);
+    else if (l != NULL && index != LEAF_META)
+        check_leaf_content(c, o, index);
+}
+
+static fiber_fn void check_objects(struct checking *c)
+{
+    struct onode_index *x = &c->s->index;
+
+    for (uint32_t i = 0; i < x->slot_count; i++) {
+        struct onode *o = x->slots[i];
+        char name[OID_TEXT_SIZE];
+        if (o == NULL)
+            continue;
+        for (unsigned k = 0; k < o->leaf_count; k++)
+            check_leaf(c, o, k);
+        if (o->meta_length > SLOT_META_INLINE)
+            check_leaf(c, o, LEAF_META);
+        own_structure(c, o->indirect.block, "an object map index");
+        if (o->damaged)
+            finding(c, "object %s: part of its map is lost", oid_format(&o->oid, name));
+        leaf_cache_shrink(c->s);
+    }
+}
+
+/* S2 */
+static void check_owners(struct checking *c)
+{
+    struct space *sp = &c->s->space;
+
+    for (uint32_t i = 0; i < sp->count; i++) {
+        uint32_t block = sp->first + i, owners = c->owners[i];
+        uint32_t extra = share_get(&c->s->share, block);
+        unsigned long long offset = (unsigned long long)block * STORE_BLOCK;
+        if (space_is_free(sp, block) != (owners == 0))
+            finding(c, "offset %llu: block %u is %s but has %u owners", offset, block,
+                    owners == 0 ? "allocated" : "free", owners);
+        else if (owners == 0 ? extra != 0 : owners < UINT16_MAX && extra != owners - 1)
+            finding(c, "offset %llu: block %u has %u owners, its share count says %u", offset,
+                    block, owners, extra + 1);
+        c->result.block_count += owners > 0;
+        c->result.free_block_count += owners == 0;
+        c->result.shared_block_count += owners > 1;
+    }
+}
+
+static fiber_fn void check_super_copies(struct checking *c)
+{
+    struct super sb;
+    unsigned slot, bad = 0;
+
+    if (super_read(c->s->disk, &sb, &slot, &bad) < 0 || bad == 0)
+        return;
+    finding(c, "offset %u: a copy of the superblock is damaged; the other one is good",
+            bad & 1 ? 0 : STORE_BLOCK);
+}
+
+static fiber_fn int check_opened(struct checking *c)
+{
+    struct store *s = c->s;
+
+    c->owners = calloc(s->space.count, sizeof(*c->owners));
+    c->buffer = aligned_alloc(STORE_BLOCK, (size_t)READ_BLOCKS * STORE_BLOCK);
+    if (c->owners == NULL || c->buffer == NULL)
+        return -ENOMEM;
+    if (s->inexact)
+        finding(c, "the log is damaged: %s", s->problem);
+    check_super_copies(c);
+    own_tree(c, &s->index.tree, "a table of the object index");
+    own_tree(c, &s->bitmap, "a bitmap page");
+    own_tree(c, &s->share.tree, "a page of share counts");
+    for (size_t i = 0; i < s->stale.count; i++)
+        own_structure(c, s->stale.v[i], "a structure block of the last checkpoint");
+    check_objects(c);
+    check_owners(c);
+    c->result.object_count = s->index.object_count;
+    c->result.tombstone_count = s->index.tombstone_count;
+    return 0;
+}
+
+fiber_fn int store_check(struct rt *rt, const char *path, bool read_data,
+                         void (*report)(void *arg, const char *finding), void *arg,
+                         struct store_check_report *ret)
+{
+    const struct store_open_options options = {.read_only = true};
+    struct checking c = {.read_data = read_data, .report = report, .arg = arg};
+    char problem[256];
+    int r = store_open_explain(rt, path, &options, &c.s, problem);
+
+    if (r == -EUCLEAN) {
+        finding(&c, "%s", problem[0] != '\0' ? problem : "the store cannot be opened");
+        *ret = c.result;
+        return 0;
+    }
+    if (r < 0)
+        return r;
+    r = check_opened(&c);
+    free(c.owners);
+    free(c.buffer);
+    (void)store_close(c.s);
+    if (r == 0)
+        *ret = c.result;
+    return r;
+}

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The cache of leaves and meta blocks: loading, making them changeable, eviction. */
+#define LOG_MODULE "store"
+#include "base/err.h"
+#include "base/log.h"
+#include "store/store_internal.h"
+
+#define CACHE_BYTES_DEFAULT (16u << 20)
+#define CACHE_LEAVES_MIN    (4 * OBJECT_LEAVES_MAX)
+
+void leaf_cache_init(struct leaf_cache *c, uint64_t bytes)
+{
+    *c = (struct leaf_cache){0};
+    list_init(&c->clean);
+    list_init(&c->dirty);
+    waitq_init(&c->loads);
+    c->count_max = (bytes != 0 ? bytes : CACHE_BYTES_DEFAULT) / STORE_BLOCK;
+    c->count_max = MAX(c->count_max, (size_t)CACHE_LEAVES_MIN);
+}
+
+struct leaf_ref *leaf_ref_of(struct onode *o, unsigned index)
+{
+    if (index == LEAF_META)
+        return o->meta != NULL ? &o->meta->ref : NULL;
+    return index < o->leaf_count ? &o->refs[index] : NULL;
+}
+
+static struct leaf *leaf_new(struct store *s, struct onode *o, unsigned index)
+{
+    struct leaf *l = malloc(sizeof(*l));
+
+    if (l == NULL)
+        return NULL;
+    *l = (struct leaf){.onode = o, .index = (uint8_t)index, .state = LEAF_LOADING};
+    list_init(&l->link);
+    l->data = page_get(&s->pages);
+    if (l->data == NULL) {
+        free(l);
+        return NULL;
+    }
+    s->cache.count++;
+    return l;
+}
+
+void leaf_free(struct store *s, struct leaf *l)
+{
+    if (l->state == LEAF_DIRTY)
+        s->cache.dirty_count--;
+    list_remove(&l->link);
+    if (l->ckpt_entry != NULL)
+        ckpt_take_data(l);
+    else
+        page_put(&s->pages, l->data);
+    s->cache.count--;
+    free(l);
+}
+
+void leaf_set_state(struct store *s, struct leaf *l, enum leaf_state state)
+{
+    struct leaf_cache *c = &s->cache;
+
+    if (l->state == LEAF_DIRTY)
+        c->dirty_count--;
+    list_remove(&l->link);
+    l->state = state;
+    if (state == LEAF_DIRTY) {
+        c->dirty_count++;
+        list_push_back(&c->dirty, &l->link);
+    } else if (state == LEAF_CLEAN) {
+        list_push_back(&c->clean, &l->link);
+    }
+}
+
+static bool leaf_evictable(const struct leaf *l)
+{
+    return l->onode->busy == NULL && l->ckpt_entry == NULL;
+}
+
+void leaf_cache_shrink(struct store *s)
+{
+    struct leaf_cache *c = &s->cache;
+    struct leaf *l, *tmp;
+    unsigned tries = 64; /* those in use are soon not */
+
+    if (c->count <= c->count_max)
+        return;
+    list_for_each_safe (l, tmp, &c->clean, link) {
+        if (c->count <= c->count_max || tries-- == 0)
+            return;
+        if (!leaf_evictable(l))
+            continue;
+        leaf_ref_of(l->onode, l->index)->mem = NULL;
+        leaf_free(s, l);
+    }
+}
+
+/* Reads l; other fibers wait on cache.loads meanwhile. o is held. */
+static fiber_fn int leaf_fill(struct store *s, struct onode *o, struct leaf *l)
+{
+    unsigned index = l->index;
+    struct leaf_ref *ref = leaf_ref_of(o, index);
+    struct block_want w = {.ptr = ref->ptr,
+                           .type = index == LEAF_META ? PAGE_META : PAGE_LEAF,
+                           .position = index == LEAF_META ? 0 : index};
+    int r = block_read_one(s, &w, l->data);
+
+    if (l->orphan) {
+        leaf_free(s, l);
+        r = 0; /* the caller looks again */
+    } else if (r < 0) {
+        ref = leaf_ref_of(o, index); /* the array may have moved */
+        ref->mem = NULL;
+        leaf_free(s, l);
+    } else {
+        leaf_set_state(s, l, LEAF_CLEAN);
+    }
+    waitq_wake_all(&s->cache.loads);
+    return r;
+}
+
+fiber_fn int leaf_load(struct store *s, struct onode *o, unsigned index, struct leaf **ret,
+                       bool *suspended)
+{
+    struct leaf_ref *ref = leaf_ref_of(o, index);
+    struct leaf *l;
+    int r = 0;
+
+    if (ref == NULL || (ref->mem == NULL && ref->ptr.block == 0)) {
+        *ret = NULL;
+        return 0;
+    }
+    l = ref->mem;
+    if (l != NULL && l->state != LEAF_LOADING) {
+        if (l->state == LEAF_CLEAN)
+            leaf_set_state(s, l, LEAF_CLEAN); /* most recently used */
+        *ret = l;
+        return 0;
+    }
+    if (onode_hold_found(&s->index, o) == NULL)
+        return -ENOMEM;
+    *suspended = true;
+    if (l != NULL) {
+        waitq_wait(&s->cache.loads); /* the caller looks again */
+    } else {
+        leaf_cache_shrink(s);
+        l = leaf_new(s, o, index);
+        if (l == NULL) {
+            r = -ENOMEM;
+        } else {
+            ref->mem = l;
+            r = leaf_fill(s, o, l);
+        }
+    }
+    ref = leaf_ref_of(o, index);
+    *ret = ref != NULL ? ref->mem : NULL;
+    onode_release(&s->index, o);
+    return r;
+}
+
+fiber_fn int leaf_load_range(struct store *s, struct onode *o, unsigned first, unsigned last)
+{
+    for (unsigned i = first; i <= last && i < o->leaf_count; i++) {
+        struct leaf *l;
+        bool suspended;
+        do {
+            int r;
+            suspended = false;
+            r = leaf_load(s, o, i, &l, &suspended);
+            if (r < 0)
+                return r;
+        } while (suspended);
+    }
+    return 0;
+}
+
+struct leaf *leaf_change(struct store *s, struct onode *o, unsigned index)
+{
+    struct leaf_ref *ref = leaf_ref_of(o, index);
+    struct leaf *l;
+
+    ASSERT(ref != NULL);
+    l = ref->mem;
+    if (l == NULL) {
+        ASSERT(ref->ptr.block == 0);
+        l = leaf_new(s, o, index);
+        if (l == NULL)
+            return NULL;
+        memset(l->data, 0, STORE_BLOCK);
+        ref->mem = l;
+    } else if (l->ckpt_entry != NULL) {
+        uint8_t *copy = page_get(&s->pages);
+        if (copy == NULL)
+            return NULL;
+        memcpy(copy, l->data, STORE_BLOCK);
+        ckpt_take_data(l);
+        l->data = copy;
+    }
+    ASSERT(index == LEAF_META || l->state != LEAF_LOADING || ref->ptr.block == 0);
+    if (l->state != LEAF_DIRTY)
+        leaf_set_state(s, l, LEAF_DIRTY);
+    if (o->leaf_count > SLOT_LEAVES)
+        o->indirect_dirty = true;
+    return l;
+}
+
+int leaf_drop(struct store *s, struct onode *o, unsigned index)
+{
+    struct leaf_ref *ref = leaf_ref_of(o, index);
+
+    if (ref == NULL)
+        return 0;
+    if (ref->ptr.block != 0) {
+        int r = u32vec_push(&s->stale, ref->ptr.block);
+        if (r < 0)
+            return r;
+    }
+    if (ref->mem != NULL && ref->mem->state == LEAF_LOADING)
+        ref->mem->orphan = true;
+    else if (ref->mem != NULL)
+        leaf_free(s, ref->mem);
+    *ref = (struct leaf_ref){0};
+    return 0;
+}
+
+int leaf_replace_damaged(struct store *s, struct onode *o, unsigned index)
+{
+    struct leaf_ref *ref = leaf_ref_of(o, index);
+    char name[OID_TEXT_SIZE];
+    int r;
+
+    ASSERT(ref->mem == NULL);
+    log_warn("%s: the map of object %s from %u MiB on is lost; its blocks stay allocated until a "
+             "repair",
+             s->disk->name, oid_format(&o->oid, name), index * 2);
+    r = u32vec_push(&s->stale, ref->ptr.block);
+    if (r < 0)
+        return r;
+    *ref = (struct leaf_ref){0};
+    o->damaged = true;
+    onode_mark(&s->index, o);
+    return 0;
+}
+
+void leaf_cache_done(struct store *s)
+{
+    struct list *lists[] = {&s->cache.clean, &s->cache.dirty};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
+        while (!list_empty(lists[i])) {
+            struct leaf *l = list_first(lists[i], struct leaf, link);
+            leaf_ref_of(l->onode, l->index)->mem = NULL;
+            leaf_free(s, l);
+        }
+    }
+    ASSERT(s->cache.count == 0);
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the store tells about its objects and itself without touching the disk. */
+#include "base/err.h"
+#include "store/store_internal.h"
+
+void store_stat(struct store *s, const struct oid *oid, struct store_stat *ret)
+{
+    const struct onode *o = onode_find(&s->index, oid);
+
+    *ret = (struct store_stat){0};
+    if (o == NULL || o->state == ONODE_ABSENT)
+        return;
+    if (o->state == ONODE_TOMBSTONE) {
+        ret->tombstone = o->version;
+        return;
+    }
+    ret->version = o->version;
+    ret->meta_version = o->meta_version;
+    ret->meta_length = o->meta_length;
+    ret->block_count = onode_block_count(o);
+    ret->end = onode_end(o) * STORE_BLOCK;
+}
+
+struct listing {
+    const struct store_filter *filter;
+    struct store_entry *entries;
+    size_t count, capacity;
+};
+
+static int listing_add(struct listing *l, const struct onode *o)
+{
+    const struct store_filter *f = l->filter;
+
+    if (o->state == ONODE_ABSENT || o->version.value <= f->above.value)
+        return 0;
+    if ((f->by_vid && o->oid.vid != f->vid.value) || (f->by_group && o->oid.group != f->group))
+        return 0;
+    if (l->count == l->capacity) {
+        size_t capacity = l->capacity * 2 + 64;
+        struct store_entry *entries = realloc(l->entries, capacity * sizeof(*entries));
+        if (entries == NULL)
+            return -ENOMEM;
+        l->entries = entries;
+        l->capacity = capacity;
+    }
+    l->entries[l->count++] = (struct store_entry){
+        .oid = o->oid,
+        .version = o->version,
+        .meta_version = o->meta_version,
+        .tombstone = o->state == ONODE_TOMBSTONE,
+    };
+    return 0;
+}
+
+static int list_vid(struct store *s, struct listing *out)
+{
+    const struct vid_list *l = onode_vid_list(&s->index, out->filter->vid);
+    struct list *n;
+    int r = 0;
+
+    if (l == NULL)
+        return 0;
+    for (n = l->onodes.prev; r == 0 && n != &l->onodes; n = n->prev) {
+        const struct onode *o = list_entry(n, struct onode, vid_link);
+        if (l->ordered && o->version.value <= out->filter->above.value)
+            break; /* all before it are older */
+        r = listing_add(out, o);
+    }
+    return r;
+}
+
+static int list_group(struct store *s, struct listing *out)
+{
+    struct group_head *g = &s->index.groups[out->filter->group];
+    const struct onode *o;
+    int r = 0;
+
+    if (g->onodes.next == NULL)
+        return 0;
+    list_for_each (o, &g->onodes, group_link) {
+        r = listing_add(out, o);
+        if (r < 0)
+            break;
+    }
+    return r;
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    const struct store_entry *x = a, *y = b;
+
+    return oid_compare(&x->oid, &y->oid);
+}
+
+int store_list(struct store *s, const struct store_filter *filter, struct store_entry **ret,
+               size_t *ret_count)
+{
+    struct listing out = {.filter = filter};
+    struct hnode *n = NULL;
+    int r = 0;
+
+    if (filter->by_vid)
+        r = list_vid(s, &out);
+    else if (filter->by_group)
+        r = list_group(s, &out);
+    else
+        while (r == 0 && (n = htable_iter(&s->index.by_oid, n)) != NULL)
+            r = listing_add(&out, container_of(n, struct onode, node));
+    if (r < 0) {
+        free(out.entries);
+        return r;
+    }
+    if (out.count > 0)
+        qsort(out.entries, out.count, sizeof(*out.entries), compare_entries);
+    *ret = out.entries;
+    *ret_count = out.count;
+    return 0;
+}
+
+uint64_t store_digest(const struct store *s, uint16_t group)
+{
+    return s->index.groups[group].digest;
+}
+
+void store_usage(const struct store *s, struct store_usage *ret)
+{
+    uint64_t structure = MIN(s->structure_blocks, (uint64_t)s->space.used_count);
+    uint64_t kept = s->reserve + ckpt_need(s);
+
+    *ret = (struct store_usage){
+        .size_bytes = (uint64_t)s->space.count * STORE_BLOCK,
+        .used_bytes = (uint64_t)s->space.used_count * STORE_BLOCK,
+        .data_bytes = (s->space.used_count - structure) * STORE_BLOCK,
+        .shared_bytes = s->share.extra_users * STORE_BLOCK,
+        .reserve_bytes = (uint64_t)s->reserve * STORE_BLOCK,
+        .log_bytes = (uint64_t)s->super.log_count * STORE_BLOCK,
+        .object_count = s->index.object_count,
+        .tombstone_count = s->index.tombstone_count,
+    };
+    if (s->space.free_count > kept)
+        ret->free_bytes = (s->space.free_count - kept) * STORE_BLOCK;
+}
+
+void store_stats(const struct store *s, struct store_stats *ret)
+{
+    *ret = s->stats;
+}
+
+void store_ids(const struct store *s, struct uuid *ret_store, struct uuid *ret_cluster)
+{
+    *ret_store = s->super.store;
+    *ret_cluster = s->super.cluster;
+}
+
+bool store_is_inexact(const struct store *s)
+{
+    return s->inexact;
+}
+
+int store_failed(const struct store *s)
+{
+    return s->failed;
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The allocator. Small writes follow each other through words that are wholly free (256 KiB each),
+ * so that the writes of one commit lie together; only when there is none left are gaps used.
+ */
+#include "store/space.h"
+#include "base/err.h"
+
+#define WORD_BITS      64u
+#define WORDS_PER_PAGE (BITMAP_PAGE_BITS / WORD_BITS)
+#define REGION_BLOCKS  1024u
+
+static uint32_t word_count(const struct space *sp)
+{
+    return sp->page_count * WORDS_PER_PAGE;
+}
+
+/* Bits of word w that stand for existing blocks. */
+static uint64_t word_valid(const struct space *sp, uint32_t w)
+{
+    uint64_t first = (uint64_t)w * WORD_BITS;
+
+    if (first + WORD_BITS <= sp->count)
+        return UINT64_MAX;
+    return first >= sp->count ? 0 : (1ull << (sp->count - first)) - 1;
+}
+
+int space_init(struct space *sp, uint32_t first, uint32_t count)
+{
+    *sp = (struct space){.first = first, .count = count};
+    list_init(&sp->waiting);
+    list_init(&sp->readers);
+    sp->page_count = (uint32_t)(((uint64_t)count + BITMAP_PAGE_BITS - 1) / BITMAP_PAGE_BITS);
+    sp->bits = calloc(word_count(sp), sizeof(*sp->bits));
+    sp->page_free = calloc(sp->page_count, sizeof(*sp->page_free));
+    sp->page_empty_words = calloc(sp->page_count, sizeof(*sp->page_empty_words));
+    sp->page_used = calloc(sp->page_count, sizeof(*sp->page_used));
+    if (!sp->bits || !sp->page_free || !sp->page_empty_words || !sp->page_used) {
+        space_done(sp);
+        return -ENOMEM;
+    }
+    for (uint32_t p = 0; p < sp->page_count; p++) {
+        uint32_t left = count - p * BITMAP_PAGE_BITS;
+        sp->page_free[p] = MIN(left, BITMAP_PAGE_BITS);
+        sp->page_empty_words[p] = (uint16_t)(sp->page_free[p] / WORD_BITS);
+    }
+    for (uint32_t w = count / WORD_BITS; w < word_count(sp); w++)
+        sp->bits[w] = ~word_valid(sp, w);
+    sp->free_count = count;
+    return 0;
+}
+
+void space_done(struct space *sp)
+{
+    struct free_batch *b, *tmp;
+
+    list_for_each_safe (b, tmp, &sp->waiting, link) {
+        u32vec_done(&b->blocks);
+        free(b);
+    }
+    list_init(&sp->waiting);
+    free(sp->bits);
+    free(sp->page_free);
+    free(sp->page_empty_words);
+    free(sp->page_used);
+    sp->bits = NULL;
+    sp->page_free = NULL;
+    sp->page_empty_words = NULL;
+    sp->page_used = NULL;
+}
+
+bool space_covers(const struct space *sp, uint32_t block)
+{
+    return block >= sp->first && block - sp->first < sp->count;
+}
+
+static bool index_free(const struct space *sp, uint32_t i)
+{
+    return !(sp->bits[i / WORD_BITS] >> (i % WORD_BITS) & 1);
+}
+
+bool space_is_free(const struct space *sp, uint32_t block)
+{
+    ASSERT(space_covers(sp, block));
+    return index_free(sp, block - sp->first);
+}
+
+static void index_mark(struct space *sp, uint32_t i)
+{
+    uint64_t *w = &sp->bits[i / WORD_BITS];
+    uint32_t p = i / BITMAP_PAGE_BITS;
+
+    ASSERT(index_free(sp, i));
+    if (*w == 0)
+        sp->page_empty_words[p]--;
+    *w |= 1ull << (i % WORD_BITS);
+    sp->page_free[p]--;
+    sp->free_count--;
+}
+
+void space_mark(struct space *sp, uint32_t block)
+{
+    ASSERT(space_covers(sp, block));
+    index_mark(sp, block - sp->first);
+}
+
+void space_clear(struct space *sp, uint32_t block)
+{
+    uint32_t i = block - sp->first, p = i / BITMAP_PAGE_BITS;
+    uint64_t *w = &sp->bits[i / WORD_BITS];
+
+    ASSERT(space_covers(sp, block) && !index_free(sp, i));
+    *w &= ~(1ull << (i % WORD_BITS));
+    if (*w == 0)
+        sp->page_empty_words[p]++;
+    sp->page_free[p]++;
+    sp->free_count++;
+}
+
+uint32_t space_own(struct space *sp, uint32_t block)
+{
+    uint32_t p = (block - sp->first) / BITMAP_PAGE_BITS;
+
+    ASSERT(space_covers(sp, block));
+    sp->page_used[p]++;
+    sp->used_count++;
+    return p;
+}
+
+uint32_t space_disown(struct space *sp, uint32_t block)
+{
+    uint32_t p = (block - sp->first) / BITMAP_PAGE_BITS;
+
+    ASSERT(space_covers(sp, block) && sp->page_used[p] > 0);
+    sp->page_used[p]--;
+    sp->used_count--;
+    return p;
+}
+
+/* First word from w0 up to w1 in which (empty) nothing, or (else) not everything is taken. */
+static bool find_word(const struct space *sp, uint32_t w0, uint32_t w1, bool empty, uint32_t *ret)
+{
+    uint32_t w = w0;
+
+    while (w < w1) {
+        uint32_t p = w / WORDS_PER_PAGE;
+        if (empty ? sp->page_empty_words[p] == 0 : sp->page_free[p] == 0) {
+            w = (p + 1) * WORDS_PER_PAGE;
+            continue;
+        }
+        if (empty ? sp->bits[w] == 0 : sp->bits[w] != UINT64_MAX) {
+            *ret = w;
+            return true;
+        }
+        w++;
+    }
+    return false;
+}
+
+/* Index of a free block at or after i, best at the start of an empty word; wraps. */
+static bool find_free(const struct space *sp, uint32_t i, uint32_t *ret)
+{
+    uint32_t w0 = i / WORD_BITS, w1 = word_count(sp), w;
+
+    if (i < sp->count && index_free(sp, i)) {
+        *ret = i;
+        return true;
+    }
+    if (!find_word(sp, w0, w1, true, &w) && !find_word(sp, 0, w0, true, &w) &&
+        !find_word(sp, w0, w1, false, &w) && !find_word(sp, 0, w0, false, &w))
+        return false;
+    *ret = w * WORD_BITS + (uint32_t)__builtin_ctzll(~sp->bits[w]);
+    return true;
+}
+
+static uint32_t take_at(struct space *sp, uint32_t cursor, uint32_t want, uint32_t *ret_index)
+{
+    uint32_t i, n = 0;
+
+    if (sp->free_count == 0 || !find_free(sp, cursor < sp->count ? cursor : 0, &i))
+        return 0;
+    while (n < want && i + n < sp->count && index_free(sp, i + n)) {
+        index_mark(sp, i + n);
+        n++;
+    }
+    *ret_index = i;
+    return n;
+}
+
+uint32_t space_take(struct space *sp, uint32_t hint, uint32_t want, uint32_t *ret_start)
+{
+    uint32_t i, n;
+
+    ASSERT(want > 0);
+    n = take_at(sp, hint >= sp->first ? hint - sp->first : sp->large_cursor, want, &i);
+    if (n > 0)
+        *ret_start = sp->first + i;
+    return n;
+}
+
+uint32_t space_take_small(struct space *sp, uint32_t want, uint32_t *ret_start)
+{
+    uint32_t i, n = take_at(sp, sp->small_cursor, want, &i);
+
+    if (n > 0) {
+        *ret_start = sp->first + i;
+        sp->small_cursor = i + n;
+    }
+    return n;
+}
+
+uint32_t space_region(struct space *sp)
+{
+    uint32_t i = sp->large_cursor, w;
+
+    if (find_word(sp, i / WORD_BITS, word_count(sp), true, &w) ||
+        find_word(sp, 0, i / WORD_BITS, true, &w))
+        i = w * WORD_BITS;
+    sp->large_cursor = i + REGION_BLOCKS < sp->count ? i + REGION_BLOCKS : 0;
+    return sp->first + i;
+}
+
+/* Clears what no reader can be using any more. */
+static bool release_ripe(struct space *sp)
+{
+    bool any = false;
+    struct free_batch *b, *tmp;
+
+    list_for_each_safe (b, tmp, &sp->waiting, link) {
+        if (!list_empty(&sp->readers) &&
+            list_first(&sp->readers, struct space_reader, link)->stamp <= b->stamp)
+            break;
+        for (size_t i = 0; i < b->blocks.count; i++)
+            space_clear(sp, b->blocks.v[i]);
+        sp->waiting_count -= b->blocks.count;
+        list_remove(&b->link);
+        u32vec_done(&b->blocks);
+        free(b);
+        any = true;
+    }
+    return any;
+}
+
+int space_release(struct space *sp, struct u32vec *v)
+{
+    struct free_batch *b;
+
+    if (v->count == 0)
+        return 0;
+    if (list_empty(&sp->readers)) {
+        ASSERT(list_empty(&sp->waiting));
+        for (size_t i = 0; i < v->count; i++)
+            space_clear(sp, v->v[i]);
+        v->count = 0;
+        return 0;
+    }
+    b = malloc(sizeof(*b));
+    if (b == NULL)
+        return -ENOMEM;
+    b->stamp = sp->stamp++;
+    b->blocks = *v;
+    *v = (struct u32vec){0};
+    list_push_back(&sp->waiting, &b->link);
+    sp->waiting_count += b->blocks.count;
+    return 0;
+}
+
+void space_reader_begin(struct space *sp, struct space_reader *r)
+{
+    r->stamp = sp->stamp;
+    list_push_back(&sp->readers, &r->link);
+}
+
+bool space_reader_end(struct space *sp, struct space_reader *r)
+{
+    list_remove(&r->link);
+    return !list_empty(&sp->waiting) && release_ripe(sp);
+}
+
+void space_page_get(const struct space *sp, uint32_t page, uint8_t out[STORE_BLOCK])
+{
+    for (uint32_t k = 0; k < WORDS_PER_PAGE; k++) {
+        uint32_t w = page * WORDS_PER_PAGE + k;
+        put_le64(out + 8 * k, sp->bits[w] & word_valid(sp, w));
+    }
+}
+
+int space_page_set(struct space *sp, uint32_t page, const uint8_t in[STORE_BLOCK])
+{
+    for (uint32_t k = 0; k < WORDS_PER_PAGE; k++) {
+        uint32_t w = page * WORDS_PER_PAGE + k;
+        uint64_t bits = get_le64(in + 8 * k), valid = word_valid(sp, w);
+        uint32_t n = (uint32_t)__builtin_popcountll(bits);
+
+        if (bits & ~valid)
+            return -EUCLEAN;
+        if (n == 0)
+            continue;
+        ASSERT(sp->bits[w] == ~valid);
+        if (sp->bits[w] == 0)
+            sp->page_empty_words[page]--;
+        sp->bits[w] |= bits;
+        sp->page_free[page] -= n;
+        sp->free_count -= n;
+        sp->page_used[page] += n;
+        sp->used_count += n;
+    }
+    return 0;
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The inside of struct store, shared by the files of this folder.
+ *
+ * The way of a change: change.c admits it (versions), makes it ready (leaves, merges), then in one
+ * step without suspension allocates blocks and appends its record to the gathering commit. commit.c
+ * submits data early, then writes the commit's log blocks, flushes, applies the records (apply.c)
+ * to the state that readers see, and wakes who waits. checkpoint.c writes that state now and then.
+ *
+ * N1 What readers see is the state after `committed`; records are applied in log order, by the same
+ *    code at run time and at replay.
+ * N2 Blocks of `gathering` and `running` are marked in space but not owned.
+ */
+#pragma once
+#include "rt/rt.h"
+#include "store/onode.h"
+#include "store/record.h"
+#include "store/share.h"
+#include "store/space.h"
+
+#define DATA_IOV 64u /* pieces of one vectored write */
+
+struct ckpt;
+
+/* --- leaf cache (leaf.c) --- */
+
+#define LEAF_META 0xffu /* index of the block that holds an object's meta */
+
+enum leaf_state { LEAF_LOADING, LEAF_CLEAN, LEAF_DIRTY };
+
+/*
+ * A leaf, or an object's meta block, in memory.
+ * C1 A dirty leaf stays until a checkpoint has taken it.
+ * C2 While `ckpt_entry` is set a checkpoint is writing `data`: a change replaces it by a copy
+ * first.
+ */
+struct leaf {
+    struct list link; /* cache.clean (least recently used first) or cache.dirty */
+    struct onode *onode;
+    uint8_t *data;
+    struct ckpt_entry *ckpt_entry;
+    uint8_t index; /* within the object, or LEAF_META */
+    uint8_t state; /* enum leaf_state */
+    bool orphan;   /* dropped while it was being read */
+};
+
+struct leaf_cache {
+    struct list clean, dirty;
+    size_t count, dirty_count, count_max;
+    struct waitq loads;
+};
+
+/* --- commits (commit.c) --- */
+
+struct piece {
+    uint32_t block, count;
+    const uint8_t *data;
+};
+
+/* A group of changes that becomes durable as a whole. */
+struct commit {
+    uint64_t number;
+    struct enc payload;   /* records */
+    struct list changes;  /* struct waiter */
+    struct piece *pieces; /* data, submitted up to piece_submitted */
+    size_t piece_count, piece_capacity, piece_submitted;
+    struct wgroup io; /* data and log writes under way */
+    int error;        /* the first of them */
+    bool wanted;      /* somebody waits for it */
+};
+
+/* A fiber that waits for its records to be durable. */
+struct waiter {
+    struct list link;
+    struct fiber *fiber;
+    bool done;
+};
+
+struct settle {
+    struct vid vid;
+    struct version stable;
+};
+
+struct log_state {
+    uint64_t sequence; /* of the next block */
+    uint64_t tail;     /* oldest block that replay needs */
+    uint32_t prev_crc; /* of the block before `sequence` */
+    uint64_t
+        applied; /* first block whose commit is not applied: a checkpoint's replay begins here */
+    uint32_t applied_crc;
+    uint32_t boot;
+    uint32_t commit_blocks_max;
+    uint8_t *buffer;    /* commit_blocks_max blocks, aligned */
+    bool last_is_empty; /* the last commit holds nothing */
+};
+
+enum store_mode { STORE_SERVING, STORE_CLOSING };
+
+struct store {
+    struct rt *rt;
+    struct disk *disk;
+    struct super super;
+    uint64_t salt;
+    unsigned super_slot; /* copy that holds `super` */
+    struct fmutex super_lock;
+    bool read_only, unsafe_no_flush, inexact, fua;
+    int failed;
+    enum store_mode mode;
+
+    struct page_pool pages;
+    struct onode_index index;
+    struct leaf_cache cache;
+    struct space space;
+    struct tree bitmap;
+    struct share share;
+    struct u32vec freed; /* blocks freed by the records being applied */
+    struct u32vec stale; /* structure blocks of the last checkpoint that nothing refers to now */
+    uint64_t structure_blocks; /* of the last checkpoint */
+    uint32_t reserve;
+
+    struct log_state log;
+    struct commit commits[2];
+    struct commit *gathering, *running; /* running: NULL while the committer is idle */
+    uint64_t committed;                 /* number of the last commit applied */
+    struct waitq commit_wait, pump_wait, room, durable, space_wait;
+    bool committer_idle;
+    struct wgroup fibers;    /* committer, pump, checkpointer */
+    struct list data_free;   /* struct data_io */
+    struct record_run *runs; /* scratch of the change being recorded */
+    size_t run_capacity;
+    struct settle *settles;
+    size_t settle_count, settle_capacity;
+    struct timer quiet;
+    uint64_t last_commit_ns;
+
+    struct ckpt *ckpt; /* being written */
+    bool ckpt_wanted;
+    uint64_t ckpt_count;
+    struct waitq ckpt_wait, ckpt_done;
+
+    uint32_t scrub_slot;
+    struct store_stats stats;
+    char problem[256]; /* the last thing found wrong, for store_check() */
+};
+
+static inline uint64_t block_offset(uint32_t block)
+{
+    return (uint64_t)block * STORE_BLOCK;
+}
+
+/* Logs what is wrong with the store at a block, and keeps the text for store_check(). */
+void store_problem(struct store *s, uint64_t block, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The store stops serving: wakes everybody. `what` names the operation. */
+void store_fail(struct store *s, int error, const char *what);
+/* 0, or -EIO / -ECANCELED when no change can be made any more. */
+int store_check_writable(const struct store *s);
+
+/* --- leaf.c --- */
+void leaf_cache_init(struct leaf_cache *c, uint64_t bytes);
+void leaf_cache_done(struct store *s);
+/* Where the onode refers to a leaf (or its meta block). */
+struct leaf_ref *leaf_ref_of(struct onode *o, unsigned index);
+/* Brings a leaf into memory. 0 and *ret (NULL: there is none, all holes), -EUCLEAN, -EIO, -ENOMEM.
+ * `o` must be held if the call is not to race with its end; *suspended is set when other fibers
+ * ran. */
+fiber_fn int leaf_load(struct store *s, struct onode *o, unsigned index, struct leaf **ret,
+                       bool *suspended);
+/* Brings all leaves [first, last] that exist into memory. */
+fiber_fn int leaf_load_range(struct store *s, struct onode *o, unsigned first, unsigned last);
+/* For a change: the leaf in memory, made if there is none, made private (C2), dirty. NULL: out of
+ * memory. The leaf must be loaded if it exists. */
+struct leaf *leaf_change(struct store *s, struct onode *o, unsigned index);
+/* Forgets leaf and pointer; the block on disk goes with the next checkpoint. 0 or -ENOMEM. */
+int leaf_drop(struct store *s, struct onode *o, unsigned index);
+/* Removes a leaf that a checkpoint found empty or has written from the dirty list, and so on. */
+void leaf_set_state(struct store *s, struct leaf *l, enum leaf_state state);
+void leaf_free(struct store *s, struct leaf *l);
+/* Gives up a leaf that cannot be read, before the object is removed or replaced: its blocks are
+ * lost until a repair, and until then the object is marked damaged and not readable. */
+int leaf_replace_damaged(struct store *s, struct onode *o, unsigned index);
+void leaf_cache_shrink(struct store *s);
+
+/* --- apply.c --- */
+/* Applies one record to the committed state. Leaves concerned must be loaded. 0, -ENOMEM, -EUCLEAN
+ * (impossible record; only while replaying). */
+enum apply_mode { APPLY_RUNNING, APPLY_REPLAY };
+int apply_record(struct store *s, const struct record *rec, enum apply_mode mode);
+/* Loads what apply_record() will need, for replay. */
+fiber_fn int apply_prepare(struct store *s, const struct record *rec);
+/* Drops tombstones of vid up to `stable`. */
+int apply_settle(struct store *s, struct vid vid, struct version stable);
+
+/* --- commit.c --- */
+int commit_init(struct store *s);
+void commit_done(struct store *s);
+fiber_fn void commit_main(void *arg); /* fiber: the committer */
+fiber_fn void commit_pump(void *arg); /* fiber: submits data while the committer is busy */
+void commit_quiet(struct timer *t);   /* an empty commit after the last one */
+/* Waits until the gathering commit has room for `bytes` more. May suspend even when there is some.
+ */
+fiber_fn int commit_room(struct store *s, size_t bytes);
+/* Appends data to be written with the gathering commit. 0 or -ENOMEM. */
+int commit_data(struct store *s, uint32_t block, uint32_t count, const uint8_t *data);
+/* The gathering commit has a new record: wake who carries it out. */
+void commit_kick(struct store *s);
+/* Waits until the records appended by this fiber since commit_kick() are durable. 0 or -EIO. */
+fiber_fn int commit_wait_mine(struct store *s);
+/* Waits until commit `number` is durable. 0 or -EIO. */
+fiber_fn int commit_wait_number(struct store *s, uint64_t number);
+size_t commit_bytes_max(const struct store *s);
+/* Writes one commit with nothing else going on (open). */
+fiber_fn int commit_write_empty(struct store *s);
+fiber_fn int store_flush_disk(struct store *s);
+/* For each block that is allocated by a change that is not applied yet. */
+void commit_each_pending(struct store *s, void (*fn)(void *arg, uint32_t block), void *arg);
+
+/* Notes that all commits written so far are applied. */
+static inline void log_note_applied(struct store *s)
+{
+    s->log.applied = s->log.sequence;
+    s->log.applied_crc = s->log.prev_crc;
+}
+
+/* --- checkpoint.c --- */
+fiber_fn void ckpt_main(void *arg); /* fiber: the checkpointer */
+/* Writes a checkpoint now; one at a time. */
+fiber_fn int ckpt_write(struct store *s);
+void ckpt_want(struct store *s);
+/* The leaf's data is needed by the checkpoint being written: it takes the buffer over (C2). */
+void ckpt_take_data(struct leaf *l);
+/* Blocks that the next checkpoint will have to allocate, estimated from above. */
+uint64_t ckpt_need(const struct store *s);
+
+/* --- superblock.c --- */
+/* Writes `next` with the next generation to the other copy, flushes, and makes it s->super. The
+ * caller holds s->super_lock since before it looked at s->super. */
+fiber_fn int super_write(struct store *s, const struct super *next);
+/* The newest good copy. 0, -EMEDIUMTYPE, -EPROTO, -EUCLEAN. *ret_bad: a copy is damaged. */
+fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, unsigned *ret_bad);
+
+/* --- load.c, replay.c --- */
+/* Reads the checkpoint that s->super names. */
+fiber_fn int load_checkpoint(struct store *s);
+/* Reads the log behind it and applies it (S1). */
+fiber_fn int replay_log(struct store *s);
+
+/* --- blocks.c --- */
+/* Reads many structure blocks with several requests in flight, checks each against its pointer
+ * (L1), and calls fn with its content. Stops at the first error. */
+struct block_want {
+    struct block_ptr ptr;
+    unsigned type;
+    uint32_t position;
+    uint32_t tag; /* for fn */
+};
+fiber_fn int blocks_read(struct store *s, const struct block_want *wants, size_t count,
+                         int (*fn)(void *arg, const struct block_want *w, const uint8_t *data),
+                         void *arg);
+fiber_fn int block_read_one(struct store *s, const struct block_want *w, uint8_t *buffer);
+
+/* --- open.c --- */
+/* As store_open(); *ret_problem (256 bytes, may be NULL) gets what was found wrong on failure. */
+fiber_fn int store_open_explain(struct rt *rt, const char *path,
+                                const struct store_open_options *options, struct store **ret,
+                                char *ret_problem);

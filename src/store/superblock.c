@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two copies of the superblock, written in turn: one is always whole. A checkpoint becomes valid
+ * with the write of a copy.
+ */
+#define LOG_MODULE "store"
+#include "base/err.h"
+#include "base/log.h"
+#include "store/store_internal.h"
+
+fiber_fn int super_write(struct store *s, const struct super *next)
+{
+    uint8_t *page = page_get(&s->pages);
+    struct super sb = *next;
+    unsigned slot;
+    int r;
+
+    if (page == NULL)
+        return -ENOMEM;
+    ASSERT(s->super_lock.owner != NULL);
+    slot = 1 - s->super_slot;
+    sb.generation = s->super.generation + 1;
+    super_encode(&sb, page);
+    r = disk_write(s->disk, block_offset(slot), page, STORE_BLOCK, s->fua ? DISK_IO_FUA : 0);
+    if (r == 0 && !s->fua)
+        r = store_flush_disk(s);
+    if (r == 0) {
+        s->super = sb;
+        s->super_slot = slot;
+    }
+    page_put(&s->pages, page);
+    return r;
+}
+
+fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, unsigned *ret_bad)
+{
+    uint8_t *page = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
+    int found = -EMEDIUMTYPE, r = 0;
+
+    if (page == NULL)
+        return -ENOMEM;
+    *ret_bad = 0;
+    for (unsigned i = 0; i < LAYOUT_SUPER_COPIES; i++) {
+        struct super sb;
+        if (d->size < block_offset(i + 1))
+            break;
+        r = disk_read(d, block_offset(i), page, STORE_BLOCK);
+        if (r < 0)
+            break;
+        r = super_decode(page, &sb);
+        if (r < 0) {
+            *ret_bad |= 1u << i;
+            if (found < 0 && (found == -EMEDIUMTYPE || r == -EPROTO))
+                found = r;
+        } else if (found < 0 || sb.generation > ret->generation) {
+            *ret = sb;
+            *ret_slot = i;
+            found = 0;
+        }
+        r = 0;
+    }
+    free(page);
+    return r < 0 ? r : found;
+}
+
+fiber_fn int store_set_cluster(struct store *s, const struct uuid *cluster)
+{
+    int r = store_check_writable(s);
+
+    if (r < 0)
+        return r;
+    if (uuid_equal(&s->super.cluster, cluster))
+        return 0;
+    if (!uuid_is_null(&s->super.cluster)) {
+        char have[UUID_TEXT_SIZE], want[UUID_TEXT_SIZE];
+        uuid_format(&s->super.cluster, have);
+        uuid_format(cluster, want);
+        log_error("%s belongs to cluster %s and cannot join %s; format it anew if its content is "
+                  "not needed",
+                  s->disk->name, have, want);
+        return -EMEDIUMTYPE;
+    }
+    fmutex_lock(&s->super_lock);
+    if (uuid_is_null(&s->super.cluster)) {
+        struct super next = s->super;
+        next.cluster = *cluster;
+        r = super_write(s, &next);
+    } else {
+        r = uuid_equal(&s->super.cluster, cluster) ? 0 : -EMEDIUMTYPE;
+    }
+    fmutex_unlock(&s->super_lock);
+    if (r < 0 && r != -EMEDIUMTYPE)
+        store_fail(s, r, "writing the superblock");
+    return r;
+}
