@@ -235,7 +235,8 @@ struct follower {
     struct world *w;
     uint64_t last;
     unsigned calls;
-    bool inside, held;
+    bool inside;
+    uint64_t hold_from; /* calls with this version or a later one do not return */
     struct waitq release;
 };
 
@@ -247,20 +248,20 @@ static fiber_fn void on_map(void *arg, struct map *m)
     ASSERT(f->calls == 0 || m->version == f->last + 1); /* each map, in order */
     f->last = m->version;
     f->calls++;
-    while (f->held)
+    while (m->version >= f->hold_from)
         waitq_wait(&f->release);
     f->inside = false;
 }
 
 static void follower_init(struct follower *f, struct world *w)
 {
-    *f = (struct follower){.w = w};
+    *f = (struct follower){.w = w, .hold_from = UINT64_MAX};
     waitq_init(&f->release);
 }
 
-static void follower_release(struct follower *f)
+static void follower_hold_from(struct follower *f, uint64_t version)
 {
-    f->held = false;
+    f->hold_from = version;
     waitq_wake_all(&f->release);
 }
 
@@ -275,7 +276,7 @@ static fiber_fn void fence_scene(struct world *w)
     ASSERT(f.calls == 1 && f.last == cluster_map(c[2])->version); /* at once */
     struct session old = cluster_session(c[1]);
     ASSERT(cluster_wait_fenced(c[0], old, in_a_moment(w)) == -ETIMEDOUT); /* it lives */
-    f.held = true;
+    follower_hold_from(&f, 0);
     cluster_stop(c[1]);
     wait_session(w, c[0], 1, 0);
     wait_session(w, c[2], 1, 0);
@@ -287,19 +288,34 @@ static fiber_fn void fence_scene(struct world *w)
     ASSERT(cluster_wait_fenced(c[0], old, in_a_moment(w)) == -ETIMEDOUT);
     follower_init(&late, w);
     ASSERT(cluster_on_map(c[2], on_map, &late) == 0);
-    follower_release(&f);
+    follower_hold_from(&f, UINT64_MAX);
     ASSERT(cluster_wait_fenced(c[0], old, soon(w)) == 0);
     ASSERT(cluster_wait_fenced(c[2], old, soon(w)) == 0);
     ASSERT(cluster_wait_fenced(c[1], old, soon(w)) == 0);
     ASSERT(f.last == cluster_map(c[2])->version && late.last == f.last);
+    /* Each map is acknowledged when acted on, not when an older one was. */
+    follower_hold_from(&f, 0);
+    cluster_stop(c[1]);
+    wait_session(w, c[2], 1, 0);
+    c[1] = start_node(w, 1);
+    old = cluster_session(c[1]);
+    wait_session(w, c[2], 1, old.value);
+    cluster_stop(c[1]);
+    wait_session(w, c[2], 1, 0);
+    follower_hold_from(&f, cluster_map(c[2])->version);
+    ASSERT(cluster_wait_fenced(c[0], old, in_a_moment(w)) == -ETIMEDOUT);
+    follower_hold_from(&f, UINT64_MAX);
+    ASSERT(cluster_wait_fenced(c[0], old, soon(w)) == 0);
+    c[1] = start_node(w, 1);
+    wait_session(w, c[2], 1, cluster_session(c[1]).value);
     /* A node that cannot answer is not waited for once it is dead, too. */
-    f.held = true;
+    follower_hold_from(&f, 0);
     old = cluster_session(c[1]);
     cluster_stop(c[1]);
     c[1] = NULL;
     wait_session(w, c[2], 1, 0);
     ASSERT(cluster_wait_fenced(c[0], old, in_a_moment(w)) == -ETIMEDOUT);
-    follower_release(&f);
+    follower_hold_from(&f, UINT64_MAX);
     cluster_stop(c[2]);
     c[2] = NULL;
     ASSERT(cluster_wait_fenced(c[0], old, soon(w)) == 0);
