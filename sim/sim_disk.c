@@ -180,7 +180,7 @@ static void lose_in_flight(struct sim *s, struct sim_opened *o, enum fate fate,
             memcpy(whole->data, d->bytes + w->offset, w->length);
             complete_write(d, whole);
             if (death == SIM_POWER_CUT)
-                flush_through(d, whole->sequence);
+                flush_through(d, d->completed_count); /* `whole` may be gone already */
             free(w);
         }
         list_remove(&x->link);
