@@ -37,14 +37,13 @@ static fiber_fn void format_main(struct rt *rt, void *arg)
     human_progress_end(&call->progress);
 }
 
+/* The store has said what is wrong; this says what to do. */
 static int format_failed(const struct sheep_options *o, int r)
 {
     if (r == -EEXIST)
-        log_error("%s holds a store or other data already: --overwrite replaces it, and all of it "
-                  "is lost",
-                  o->path);
+        log_error("%s: --overwrite replaces what is there, and all of it is lost", o->path);
     else
-        log_error("no store was made on %s: %s", o->path, err_text(r));
+        log_error("no store was made on %s", o->path);
     return r == -EEXIST || r == -EINVAL ? SHEEP_FAILURE : SHEEP_STORE;
 }
 

@@ -83,20 +83,18 @@ static void on_signal(void *arg, int signal)
 }
 
 /* --- the store --- */
+/* The store has said what is wrong; this says what to do. */
 static int store_open_failed(const char *path, int r)
 {
     switch (r) {
     case -EBUSY:
-        log_error("%s is in use: another sheep serves it already", path);
-        break;
-    case -EMEDIUMTYPE:
-        log_error("%s is not a store: sheep format %s makes one", path, path);
+        log_error("%s is served by another sheep already: one store is one sheep", path);
         break;
     case -ENOENT:
-        log_error("%s does not exist: sheep format %s --size 20G makes a store", path, path);
+        log_error("%s is not there: sheep format %s --size 20G makes a store", path, path);
         break;
     case -EPROTO:
-        log_error("%s was made by a version that this one does not know: use a newer sheep", path);
+        log_error("%s needs a newer sheep", path);
         break;
     case -EUCLEAN:
         log_error(
@@ -105,7 +103,7 @@ static int store_open_failed(const char *path, int r)
             path, path);
         break;
     default:
-        log_error("%s cannot be opened: %s", path, err_text(r));
+        log_error("%s cannot be served", path);
         break;
     }
     return r;
