@@ -259,7 +259,7 @@ static fiber_fn int write_range(struct admin_call *call, struct volume *v, uint6
     if (!t)
         return -ENOMEM;
     transfer_begin(t, call, v, TRANSFER_WRITE);
-    uint64_t done = 0, taken;
+    uint64_t done = 0, taken = 0;
     int r;
     while ((r = write_frame(t, offset + done, length - done, &taken)) == 0 && taken > 0)
         done += taken;
