@@ -29,7 +29,7 @@ static fiber_fn int count_registered(struct admin *a, uint64_t *ret)
 static fiber_fn int wait_nodes(struct admin_call *call, uint64_t wanted)
 {
     for (uint64_t last = UINT64_MAX;;) {
-        uint64_t count;
+        uint64_t count = 0;
         int r = count_registered(call->admin, &count);
         if (r < 0 || count >= wanted)
             return r;
