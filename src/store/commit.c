@@ -365,7 +365,7 @@ static int commit_apply(struct store *s, struct commit *c)
     dec_init(&d, c->payload.data, c->payload.length);
     while (r == 0 && dec_left(&d) > 0) {
         struct record rec;
-        r = record_decode(&d, &rec);
+        r = record_take(&d, &rec);
         ASSERT(r == 0);
         r = apply_record(s, &rec, APPLY_RUNNING);
     }
@@ -522,7 +522,7 @@ static void payload_each_block(const struct commit *c, void (*fn)(void *arg, uin
     dec_init(&d, c->payload.data, c->payload.length);
     while (dec_left(&d) > 0) {
         struct record rec;
-        int r = record_decode(&d, &rec);
+        int r = record_take(&d, &rec);
         ASSERT(r == 0);
         for (unsigned i = 0; i < rec.run_count; i++) {
             struct record_run run = record_run_get(&rec, i);

@@ -143,7 +143,7 @@ static int change_decode(struct dec *d, struct record *rec)
     return 0;
 }
 
-int record_decode(struct dec *d, struct record *ret)
+int record_take(struct dec *d, struct record *ret)
 {
     struct record rec = {0};
     int r = 0;

@@ -60,6 +60,6 @@ size_t record_change_size(unsigned punch_count, unsigned run_count, uint32_t blo
 
 /* Takes the next record off d. 0 or -EUCLEAN (ranges are checked against the object's limits, block
  * numbers are not). */
-int record_decode(struct dec *d, struct record *ret);
+int record_take(struct dec *d, struct record *ret);
 struct record_run record_run_get(const struct record *rec, unsigned i);
 struct record_run record_punch_get(const struct record *rec, unsigned i);

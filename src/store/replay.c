@@ -125,7 +125,7 @@ static fiber_fn int apply_found(struct store *s, const struct found *f)
     dec_init(&d, f->payload.data, f->payload.length);
     while (r == 0 && dec_left(&d) > 0) {
         struct record rec;
-        r = record_decode(&d, &rec);
+        r = record_take(&d, &rec);
         if (r == 0)
             r = apply_prepare(s, &rec);
         if (r == 0)
@@ -153,7 +153,7 @@ static fiber_fn int data_is_there(struct store *s, const struct found *f, bool *
     while (r == 0 && *ret && dec_left(&d) > 0) {
         struct record rec;
         const uint8_t *crc;
-        r = record_decode(&d, &rec);
+        r = record_take(&d, &rec);
         crc = rec.crcs;
         for (unsigned i = 0; r == 0 && *ret && i < rec.run_count; i++) {
             struct record_run run = record_run_get(&rec, i);

@@ -11,7 +11,7 @@ static void fuzz_records(const uint8_t *data, size_t size)
     struct dec d;
     struct record record;
     dec_init(&d, data, size);
-    while (dec_left(&d) > 0 && record_decode(&d, &record) == 0) {
+    while (dec_left(&d) > 0 && record_take(&d, &record) == 0) {
         if (record.type != RECORD_CHANGE)
             continue;
         uint64_t blocks = 0;
