@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The replicated object service of one node: serves its own store to peers, and carries out write-all,
- * read-any, reference messages and reconciliation for the volumes owned here (replication.md, refcount.md).
+ * The replicated object service of one node: serves its own store to peers, and carries out
+ * write-all, read-any, reference messages and reconciliation for the volumes owned here
+ * (replication.md, refcount.md).
  *
- * W1 A write is answered when every in-sync node has it durable; an answer counts only for its epoch.
- * W4 Per object, requests travel in the order of the calls; once sent, never abandoned by a living owner.
- * R3 A replica that learns a newer group epoch finishes or refuses what was admitted under the older one
- *    before it answers anything at the new one.
- * R6 Requests from a session that is not in the map are refused.
+ * W1 A write is answered when every in-sync node has it durable; an answer counts only for its
+ * epoch. W4 Per object, requests travel in the order of the calls; once sent, never abandoned by a
+ * living owner. R3 A replica that learns a newer group epoch finishes or refuses what was admitted
+ * under the older one before it answers anything at the new one. R6 Requests from a session that is
+ * not in the map are refused.
  */
 #pragma once
 #include "cluster/cluster.h"
@@ -18,23 +19,35 @@ struct store;
 struct objects;
 
 #define OBJECT_EXTENT_COUNT_MAX 16u
-#define OBJECT_BLOCK 4096u
+#define OBJECT_BLOCK            4096u
 
 struct objects_options {
-    struct listener *listener; /* takes: the peer address, already bound (its text is in the node's registration) */
+    struct listener *listener;  /* takes: the peer address, already bound (its text is in the node's
+                                   registration) */
+    uint32_t entries_per_block; /* of index blocks, 0: 4096; other values only in tests */
 };
-/* Accepts peers, registers for maps, resumes dying blocks. `store` and `cluster` are borrowed and outlive it. */
+/* Accepts peers, registers for maps, resumes dying blocks. `store` and `cluster` are borrowed and
+ * outlive it. */
 fiber_fn int objects_start(struct rt *rt, struct store *store, struct cluster *cluster,
                            const struct objects_options *o, struct objects **ret);
 /* Refuses new requests, finishes those running, frees. Volumes must be closed already. */
 fiber_fn void objects_stop(struct objects *o);
+/* How the service learns the floor of a volume that it knows nothing of (or nothing new):
+ * *ret_floor is the volume's stable version, UINT64_MAX when the volume does not exist any more.
+ * Set by volume/ at its start. May be called from many fibers; errors mean "unknown". NULL takes it
+ * back. */
+void objects_set_floor_lookup(struct objects *o,
+                              fiber_fn int (*lookup)(void *arg, uint64_t volume,
+                                                     uint64_t *ret_floor),
+                              void *arg);
 /* The lease holder's credentials; each request carries a copy of its present values. */
 struct object_owner {
-    uint64_t volume;       /* volume id */
+    uint64_t volume; /* volume id */
     struct term term;
-    struct version stable; /* S: floor of its stamps, and settles tombstones of `vid` at the replicas */
-    struct vid vid;        /* its working vid */
-    bool cancelled;        /* set by the owner when it gives up: waiting calls return -ECANCELED */
+    struct version
+        stable;     /* S: floor of its stamps, and settles tombstones of `vid` at the replicas */
+    struct vid vid; /* its working vid */
+    bool cancelled; /* set by the owner when it gives up: waiting calls return -ECANCELED */
 };
 
 enum object_change_kind { OBJECT_WRITE, OBJECT_CLONE, OBJECT_PUNCH, OBJECT_REMOVE };
@@ -55,31 +68,33 @@ struct object_change {
 };
 
 /*
- * W1: one change on all in-sync replicas. Sends before it first suspends, so that calls made one after the
- * other on one object are sent in that order. Waits for missing nodes as long as it takes (dog says why).
- *   0        durable on every in-sync node
- *   -ENOSPC  refused before anything was sent (W6; never for PUNCH, REMOVE)
- *   -ESTALE  some replica is not at `prev` (W7): object_reconcile_one(), then decide
- *   -ENOENT  CLONE: source is absent
- *   -EUCLEAN a replica found a bad block that it had to merge with
- *   -ECANCELED owner->cancelled or shutdown: the outcome is unknown
+ * W1: one change on all in-sync replicas. Sends before it first suspends, so that calls made one
+ * after the other on one object are sent in that order. Waits for missing nodes as long as it takes
+ * (dog says why). 0        durable on every in-sync node -ENOSPC  refused before anything was sent
+ * (W6; never for PUNCH, REMOVE) -ESTALE  some replica is not at `prev` (W7):
+ * object_reconcile_one(), then decide -ENOENT  CLONE: source is absent -EUCLEAN a replica found a
+ * bad block that it had to merge with -ECANCELED owner->cancelled or shutdown: the outcome is
+ * unknown
  */
-fiber_fn int object_change(struct objects *o, const struct object_owner *owner, const struct object_change *c);
+fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
+                           const struct object_change *c);
 
-/* W5: reads from one in-sync replica, the own disk if it has one; moves to another on a bad checksum or a dead
- * peer. An object that is absent gives -ENOENT and zeros. *ret_version may be NULL. `buffer` is best
- * 4096-aligned. -EUCLEAN when all copies are bad, -ECANCELED. */
-fiber_fn int object_read(struct objects *o, const struct oid *oid, uint32_t offset, uint32_t length, void *buffer,
-                         struct version *ret_version);
+/* W5: reads from one in-sync replica, the own disk if it has one; moves to another on a bad
+ * checksum or a dead peer. An object that is absent gives -ENOENT and zeros. *ret_version may be
+ * NULL. `buffer` is best 4096-aligned. -EUCLEAN when all copies are bad, -ECANCELED. */
+fiber_fn int object_read(struct objects *o, const struct oid *oid, uint32_t offset, uint32_t length,
+                         void *buffer, struct version *ret_version);
 /* Mapped and hole runs, as store_map(). */
 fiber_fn int object_map(struct objects *o, const struct oid *oid, uint32_t offset, uint32_t length,
-                        void (*fn)(void *arg, uint32_t offset, uint32_t length, bool mapped), void *arg);
+                        void (*fn)(void *arg, uint32_t offset, uint32_t length, bool mapped),
+                        void *arg);
 
-/* Sends reference messages to the homes of their targets, in batches per group, and returns when all are answered
- * (applied on all in-sync nodes): 0. -ESTALE: refused (fenced: a newer term or floor is known), -ECANCELED.
- * `sender` is REF_SENDER_VOLUME with the owner, or REF_SENDER_REGISTRY with owner NULL (kill). */
-fiber_fn int object_refs(struct objects *o, const struct object_owner *owner, enum ref_sender_kind sender,
-                         const struct ref_op *ops, unsigned count);
+/* Sends reference messages to the homes of their targets, in batches per group, and returns when
+ * all are answered (applied on all in-sync nodes): 0. -ESTALE: refused (fenced: a newer term or
+ * floor is known), -ECANCELED. `sender` is REF_SENDER_VOLUME with the owner, or REF_SENDER_REGISTRY
+ * with owner NULL (kill). */
+fiber_fn int object_refs(struct objects *o, const struct object_owner *owner,
+                         enum ref_sender_kind sender, const struct ref_op *ops, unsigned count);
 
 /* L3: what the owner finds of its vid. */
 struct object_found {
@@ -88,14 +103,15 @@ struct object_found {
     bool tombstone;
     bool empty; /* no block is mapped (a punch) */
 };
-/* Asks every in-sync node of every group, at one epoch each, for objects and tombstones of `vid` newer than
- * `above`, brings all in-sync copies of each to the highest version found, then reports each to fn (which must not
- * suspend) in oid order. 0, -ECANCELED. */
+/* Asks every in-sync node of every group, at one epoch each, for objects and tombstones of `vid`
+ * newer than `above`, brings all in-sync copies of each to the highest version found, then reports
+ * each to fn (which must not suspend) in oid order. 0, -ECANCELED. */
 fiber_fn int object_reconcile(struct objects *o, const struct object_owner *owner, struct vid vid,
-                              struct version above, void (*fn)(void *arg, const struct object_found *f), void *arg);
+                              struct version above,
+                              void (*fn)(void *arg, const struct object_found *f), void *arg);
 /* The same for one object (W7). *ret is what all copies have now. */
-fiber_fn int object_reconcile_one(struct objects *o, const struct object_owner *owner, const struct oid *oid,
-                                  struct object_found *ret);
+fiber_fn int object_reconcile_one(struct objects *o, const struct object_owner *owner,
+                                  const struct oid *oid, struct object_found *ret);
 /* Tells all nodes that tombstones of `vid` with version <= `stable` may go. Best effort. */
 fiber_fn void object_settle(struct objects *o, struct vid vid, struct version stable);
 
@@ -108,14 +124,16 @@ struct object_entry {
     const void *meta; /* encoded ledger; borrowed, NULL when none */
     size_t meta_length;
 };
-/* Everything that one node stores (all groups), sorted by oid, streamed in pages; fn may suspend. Nonzero from
- * fn stops. -EAGAIN: the node has no live session. */
-fiber_fn int object_inventory(struct objects *o, uint16_t node, fiber_fn int (*fn)(void *arg, const struct object_entry *e),
+/* Everything that one node stores (all groups), sorted by oid, streamed in pages; fn may suspend.
+ * Nonzero from fn stops. -EAGAIN: the node has no live session. */
+fiber_fn int object_inventory(struct objects *o, uint16_t node,
+                              fiber_fn int (*fn)(void *arg, const struct object_entry *e),
                               void *arg);
 /* One node's space and counters. */
 struct object_node_info {
-    uint64_t size_bytes, used_bytes, free_bytes, data_bytes, shared_bytes, object_count, tombstone_count;
-    uint64_t dying_count;     /* index blocks being taken apart: the reclaim backlog */
+    uint64_t size_bytes, used_bytes, free_bytes, data_bytes, shared_bytes, object_count,
+        tombstone_count;
+    uint64_t dying_count; /* index blocks being taken apart: the reclaim backlog */
     uint64_t ref_batches_pending;
     uint64_t checksum_errors;
     uint64_t rss_bytes, uptime_ns;
@@ -125,5 +143,6 @@ struct object_node_info {
 fiber_fn int object_node_info(struct objects *o, uint16_t node, struct object_node_info *ret);
 /* Free bytes of the fullest node, as last heard. */
 uint64_t object_free_bytes(const struct objects *o);
-/* Text about why calls wait now ("writes wait for node c (no live session) …"), empty if none do. */
+/* Text about why calls wait now ("writes wait for node c (no live session) …"), empty if none do.
+ */
 void object_waiting_text(const struct objects *o, char *out, size_t size);

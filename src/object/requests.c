@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The work behind each request of the peer protocol, on this node's own store.
+ *
+ * Q1 Everything from the wire is checked in request_admit(), before the store sees it.
+ * Q2 A request that touches groups is admitted by their gates (R3), all at once or none: nothing
+ * admitted waits for another gate.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include "base/bytes.h"
+#include "object/serve.h"
+
+#define FREE_SAMPLE_USES 32u
+#define W6_MARGIN_BYTES  (64u << 20)
+#define LIST_BODY_BYTES  (PEER_BODY_MAX - 2 * PEER_META_BYTES_MAX)
+#define INFO_PATH        "/proc/self/statm"
+
+uint64_t own_free_bytes(struct objects *o)
+{
+    if (o->free_uses++ % FREE_SAMPLE_USES == 0) {
+        struct store_usage u;
+        store_usage(o->store, &u);
+        uint64_t margin = MIN((uint64_t)W6_MARGIN_BYTES, u.size_bytes / 100);
+        o->free_bytes = u.free_bytes > margin ? u.free_bytes - margin : 0;
+    }
+    return o->free_bytes;
+}
+
+bool request_is_gated(const struct request *rq)
+{
+    switch (rq->header.type) {
+    case PEER_CHANGE:
+    case PEER_READ:
+    case PEER_MAP:
+    case PEER_STAT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* --- admission --- */
+
+bool change_is_valid(const struct peer_change *c, uint32_t payload_length)
+{
+    uint64_t sum = 0, end = 0;
+    for (unsigned i = 0; i < c->extent_count; i++) {
+        const struct peer_extent *x = &c->extents[i];
+        if (x->length == 0 || x->offset < end ||
+            (uint64_t)x->offset + x->length > STORE_OBJECT_SIZE_MAX)
+            return false;
+        end = (uint64_t)x->offset + x->length;
+        sum += x->length;
+    }
+    bool has_data = c->kind != PEER_CHANGE_PUNCH && c->kind != PEER_CHANGE_REMOVE;
+    if (c->kind == PEER_CHANGE_REMOVE && c->extent_count > 0)
+        return false;
+    if (c->kind == PEER_CHANGE_CLONE &&
+        (c->source.group != c->oid.group || oid_equal(&c->source, &c->oid)))
+        return false;
+    return c->next.value > 0 && c->next.value != UINT64_MAX &&
+           payload_length == (has_data ? sum : 0);
+}
+
+static int decode_object_request(struct request *rq)
+{
+    const struct oid *oid = &rq->change.oid;
+    if (rq->header.type == PEER_CHANGE) {
+        if (peer_change_get(rq->body, rq->header.body_length, &rq->change) < 0 ||
+            !change_is_valid(&rq->change, rq->header.payload_length))
+            return -EBADMSG;
+    } else {
+        oid = &rq->read.oid;
+        if (peer_read_get(rq->body, rq->header.body_length, &rq->read) < 0 ||
+            rq->header.payload_length > 0 ||
+            (uint64_t)rq->read.offset + rq->read.length > STORE_OBJECT_SIZE_MAX ||
+            (rq->header.type != PEER_STAT && rq->read.length == 0))
+            return -EBADMSG;
+    }
+    return oid->group == rq->header.group ? 0 : -EBADMSG;
+}
+
+static fiber_fn int admit_object_request(struct request *rq, const bool *abort)
+{
+    struct objects *o = rq->o;
+    int r = decode_object_request(rq);
+    if (r == 0 && rq->header.group >= o->group_count)
+        r = gate_wait_map(o, rq->header.map_version, abort);
+    if (r == 0 && rq->header.group >= o->group_count)
+        r = -EINVAL;
+    if (r == 0)
+        r = gate_enter_wait(o, rq->header.group, rq->header.epoch, abort);
+    if (r == 0 && rq->header.type == PEER_CHANGE) {
+        r = floors_note(o, &rq->change.owner);
+        if (r < 0)
+            gate_leave(o, rq->header.group);
+    }
+    return r;
+}
+
+/* The elements of a META_APPLY, decoded into rq->metas. -EBADMSG, -ENOMEM. */
+static int decode_metas(struct request *rq)
+{
+    struct dec d;
+    dec_init(&d, rq->body, rq->header.body_length);
+    uint16_t count = dec_u16(&d);
+    if (count == 0 || count > PEER_META_COUNT_MAX || rq->header.payload_length > 0)
+        return -EBADMSG;
+    rq->metas = calloc(count, sizeof(rq->metas[0]));
+    if (!rq->metas)
+        return -ENOMEM;
+    rq->meta_count = count;
+    for (unsigned i = 0; i < count; i++)
+        peer_meta_decode(&d, &rq->metas[i]);
+    return dec_finish(&d);
+}
+
+static void metas_leave(struct request *rq, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        gate_leave(rq->o, rq->metas[i].oid.group);
+}
+
+/* Q2. 0, or the error of the first gate that refuses. */
+static int metas_enter(struct request *rq)
+{
+    for (unsigned i = 0; i < rq->meta_count; i++) {
+        int r = gate_enter(rq->o, rq->metas[i].oid.group, rq->metas[i].epoch);
+        if (r < 0) {
+            metas_leave(rq, i);
+            return r;
+        }
+    }
+    return 0;
+}
+
+static fiber_fn int admit_metas(struct request *rq, const bool *abort)
+{
+    int r = decode_metas(rq);
+    if (r == 0)
+        r = gate_wait_map(rq->o, rq->header.map_version, abort);
+    for (unsigned i = 0; i < rq->meta_count && r == 0; i++)
+        if (rq->metas[i].oid.group >= rq->o->group_count)
+            r = -EINVAL;
+    if (r < 0)
+        return r;
+    while ((r = metas_enter(rq)) == -EBUSY && !(abort && *abort))
+        /* Our map is new enough, so it is a barrier that ends, or the session's confirmation. */
+        waitq_wait_until(&rq->o->map_wait, rq->o->rt, clock_now(rq->o->rt) + 20 * NS_PER_MS);
+    return r == -EBUSY ? -ECANCELED : r;
+}
+
+fiber_fn int request_admit(struct request *rq, const bool *abort)
+{
+    switch (rq->header.type) {
+    case PEER_CHANGE:
+    case PEER_READ:
+    case PEER_MAP:
+    case PEER_STAT:
+        return admit_object_request(rq, abort);
+    case PEER_META_APPLY:
+        return admit_metas(rq, abort);
+    case PEER_PING:
+    case PEER_INFO:
+        return rq->header.payload_length > 0 ? -EBADMSG : 0;
+    default:
+        if (rq->header.payload_length > 0)
+            return -EBADMSG;
+        return gate_wait_map(rq->o, rq->header.map_version, abort);
+    }
+}
+
+/* --- the work --- */
+
+static fiber_fn int run_change(struct request *rq)
+{
+    const struct peer_change *c = &rq->change;
+    struct store_extent extents[STORE_EXTENT_COUNT_MAX];
+    for (unsigned i = 0; i < c->extent_count; i++)
+        extents[i] = (struct store_extent){c->extents[i].offset, c->extents[i].length};
+    static const enum store_change_kind kinds[] = {
+        [PEER_CHANGE_WRITE] = STORE_WRITE,     [PEER_CHANGE_CLONE] = STORE_CLONE,
+        [PEER_CHANGE_PUNCH] = STORE_PUNCH,     [PEER_CHANGE_REMOVE] = STORE_REMOVE,
+        [PEER_CHANGE_INSTALL] = STORE_INSTALL,
+    };
+    const struct iovec iov = {rq->payload, rq->header.payload_length};
+    const struct store_change change = {
+        .kind = kinds[c->kind],
+        .oid = c->oid,
+        .source = c->source,
+        .prev = c->prev,
+        .next = c->next,
+        .extents = extents,
+        .extent_count = c->extent_count,
+        .iov = rq->payload ? &iov : NULL,
+        .iov_count = rq->payload ? 1 : 0,
+    };
+    struct version current = {0};
+    int r = store_apply(rq->o->store, &change, &current);
+    if (r == -ESTALE) {
+        put_le64(rq->reply_version, current.value);
+        rq->reply_inline = PEER_VERSION_BYTES;
+    }
+    return r;
+}
+
+static fiber_fn int run_read(struct request *rq)
+{
+    struct objects *o = rq->o;
+    uint32_t length = rq->read.length;
+    rq->reply_payload = payload_get(o, length, &rq->reply_payload_reserve);
+    rq->reply_payload_size = length;
+    struct version version = {0};
+    int r =
+        store_read(o->store, &rq->read.oid, rq->read.offset, length, rq->reply_payload, &version);
+    if (r == 0)
+        rq->reply_payload_length = length;
+    put_le64(rq->reply_version, version.value);
+    rq->reply_inline = PEER_VERSION_BYTES;
+    return r;
+}
+
+static void add_run(void *arg, uint64_t offset, uint64_t length, bool mapped)
+{
+    const struct peer_run run = {(uint32_t)offset, (uint32_t)length, mapped};
+    peer_run_encode(&run, arg);
+}
+
+static void fill_entry(struct objects *o, const struct oid *oid, struct peer_entry *ret)
+{
+    struct store_stat st;
+    store_stat(o->store, oid, &st);
+    bool present = st.version.value != 0;
+    *ret = (struct peer_entry){
+        .oid = *oid,
+        .version = present ? st.version : st.tombstone,
+        .tombstone = !present && st.tombstone.value != 0,
+        .empty = present && st.block_count == 0,
+        .meta_version = st.meta_version,
+        .end = st.end,
+    };
+}
+
+static int run_stat(struct request *rq)
+{
+    struct peer_entry en;
+    fill_entry(rq->o, &rq->read.oid, &en);
+    peer_entry_encode(&en, &rq->reply_body);
+    return 0;
+}
+
+fiber_fn int metas_apply_own(struct objects *o, const struct peer_meta *metas, unsigned count)
+{
+    struct store_meta_change changes[PEER_META_COUNT_MAX];
+    ASSERT(count <= PEER_META_COUNT_MAX);
+    unsigned n = 0;
+    for (unsigned i = 0; i < count; i++) {
+        struct store_stat st;
+        store_stat(o->store, &metas[i].oid, &st);
+        /* What is absent here was removed by the same operation before: done. */
+        if (st.version.value == 0 || (!metas[i].remove && st.meta_version >= metas[i].meta_version))
+            continue;
+        changes[n++] = (struct store_meta_change){
+            .oid = metas[i].oid,
+            .meta_version = metas[i].meta_version,
+            .meta = metas[i].meta,
+            .length = metas[i].meta_length,
+            .remove = metas[i].remove,
+            .next = metas[i].next,
+        };
+    }
+    return n > 0 ? store_meta_apply(o->store, changes, n) : 0;
+}
+
+/* --- listings --- */
+
+static int compare_entry(const void *a, const void *b)
+{
+    return oid_compare(&((const struct store_entry *)a)->oid,
+                       &((const struct store_entry *)b)->oid);
+}
+
+static bool same_filter(const struct peer_list *a, const struct peer_list *b)
+{
+    return (a->flags | PEER_LIST_META) == (b->flags | PEER_LIST_META) &&
+           a->vid.value == b->vid.value && a->group == b->group && a->above.value == b->above.value;
+}
+
+/* The entries that match: kept at the connection from page to page, or made now. */
+static int list_entries(struct request *rq, const struct peer_list *l, struct store_entry **ret,
+                        size_t *ret_count)
+{
+    struct peer *p = rq->peer;
+    static const struct oid first;
+    if (p && p->list_entries && !oid_equal(&l->after, &first) && same_filter(l, &p->list_filter)) {
+        *ret = p->list_entries;
+        *ret_count = p->list_count;
+        p->list_entries = NULL;
+        return 0;
+    }
+    const struct store_filter filter = {
+        .by_vid = l->flags & PEER_LIST_BY_VID,
+        .by_group = l->flags & PEER_LIST_BY_GROUP,
+        .vid = l->vid,
+        .group = l->group,
+        .above = l->above,
+    };
+    return store_list(rq->o->store, &filter, ret, ret_count);
+}
+
+static void keep_entries(struct request *rq, const struct peer_list *l, struct store_entry *entries,
+                         size_t count, bool more)
+{
+    struct peer *p = rq->peer;
+    if (!p || !more) {
+        free(entries);
+        return;
+    }
+    free(p->list_entries);
+    p->list_filter = *l;
+    p->list_entries = entries;
+    p->list_count = count;
+}
+
+static fiber_fn void list_one(struct request *rq, const struct peer_list *l,
+                              const struct store_entry *se, struct enc *e)
+{
+    uint8_t meta[STORE_META_SIZE_MAX];
+    struct peer_entry en = {
+        .oid = se->oid,
+        .version = se->version,
+        .meta_version = se->meta_version,
+        .tombstone = se->tombstone,
+    };
+    struct store_stat st;
+    store_stat(rq->o->store, &se->oid, &st);
+    en.empty = !se->tombstone && st.version.value != 0 && st.block_count == 0;
+    en.end = st.end;
+    if (l->flags & PEER_LIST_META && !se->tombstone && st.meta_length > 0) {
+        uint64_t meta_version = 0;
+        if (store_meta_get(rq->o->store, &se->oid, meta, &en.meta_length, &meta_version) == 0) {
+            en.meta = meta;
+            en.meta_version = meta_version;
+        } else {
+            en.meta_length = 0;
+        }
+    }
+    peer_entry_encode(&en, e);
+}
+
+static fiber_fn int run_list(struct request *rq)
+{
+    struct peer_list l;
+    struct store_entry *entries;
+    size_t count;
+    if (peer_list_decode(rq->body, rq->header.body_length, &l) < 0)
+        return -EINVAL;
+    int r = list_entries(rq, &l, &entries, &count);
+    if (r < 0)
+        return r;
+    size_t low = 0, high = count;
+    static const struct oid first;
+    const struct store_entry after = {.oid = l.after};
+    while (low < high && !oid_equal(&l.after, &first)) {
+        size_t middle = low + (high - low) / 2;
+        if (compare_entry(&entries[middle], &after) <= 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    struct enc page;
+    enc_init(&page);
+    size_t i = low;
+    while (i < count && i - low < l.limit && page.length < LIST_BODY_BYTES && !page.error)
+        list_one(rq, &l, &entries[i++], &page);
+    enc_u8(&rq->reply_body, i < count);
+    enc_u16(&rq->reply_body, (uint16_t)(i - low));
+    enc_bytes(&rq->reply_body, page.data, page.length);
+    r = page.error;
+    enc_done(&page);
+    keep_entries(rq, &l, entries, count, i < count);
+    return r;
+}
+
+static int run_digests(struct request *rq)
+{
+    struct dec d;
+    dec_init(&d, rq->body, rq->header.body_length);
+    uint32_t count = dec_u32(&d);
+    if (count > 1u << 16)
+        return -EINVAL;
+    enc_u32(&rq->reply_body, count);
+    for (uint32_t i = 0; i < count && !d.error; i++)
+        enc_u64(&rq->reply_body, store_digest(rq->o->store, dec_u16(&d)));
+    return dec_finish(&d) < 0 ? -EINVAL : 0;
+}
+
+static int run_settle(struct request *rq)
+{
+    struct peer_settle s;
+    if (peer_settle_decode(rq->body, rq->header.body_length, &s) < 0)
+        return -EINVAL;
+    store_settle(rq->o->store, s.vid, s.stable);
+    return 0;
+}
+
+static uint64_t rss_bytes(void)
+{
+    unsigned long long size = 0, resident = 0;
+    FILE *f = fopen(INFO_PATH, "re");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%llu %llu", &size, &resident) != 2)
+        resident = 0;
+    fclose(f);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static int run_info(struct request *rq)
+{
+    struct objects *o = rq->o;
+    struct store_usage u;
+    struct store_stats stats;
+    store_usage(o->store, &u);
+    store_stats(o->store, &stats);
+    const struct peer_info i = {
+        .size_bytes = u.size_bytes,
+        .used_bytes = u.used_bytes,
+        .free_bytes = u.free_bytes,
+        .data_bytes = u.data_bytes,
+        .shared_bytes = u.shared_bytes,
+        .object_count = u.object_count,
+        .tombstone_count = u.tombstone_count,
+        .dying_count = reclaim_count(o),
+        .ref_batches_pending = o->ref_batches_pending,
+        .checksum_errors = stats.checksum_errors,
+        .rss_bytes = rss_bytes(),
+        .uptime_ns = clock_now(o->rt) - o->started_ns,
+        .inexact = store_is_inexact(o->store),
+        .failed = store_failed(o->store),
+    };
+    peer_info_encode(&i, &rq->reply_body);
+    return 0;
+}
+
+static fiber_fn int run_map(struct request *rq)
+{
+    return store_map(rq->o->store, &rq->read.oid, rq->read.offset, rq->read.length, add_run,
+                     &rq->reply_body);
+}
+
+static fiber_fn int run(struct request *rq)
+{
+    switch (rq->header.type) {
+    case PEER_CHANGE:
+        return run_change(rq);
+    case PEER_READ:
+        return run_read(rq);
+    case PEER_MAP:
+        return run_map(rq);
+    case PEER_STAT:
+        return run_stat(rq);
+    case PEER_META_APPLY:
+        return metas_apply_own(rq->o, rq->metas, rq->meta_count);
+    case PEER_LIST:
+        return run_list(rq);
+    case PEER_DIGESTS:
+        return run_digests(rq);
+    case PEER_SETTLE:
+        return run_settle(rq);
+    case PEER_INFO:
+        return run_info(rq);
+    case PEER_PING:
+        rq->o->free_uses = 0; /* a fresh figure */
+        return 0;
+    case PEER_HELLO:
+    case PEER_REFS:
+        break;
+    }
+    return -EINVAL;
+}
+
+fiber_fn void request_run(struct request *rq)
+{
+    rq->status = run(rq);
+    if (request_is_gated(rq))
+        gate_leave(rq->o, rq->header.group);
+    else if (rq->header.type == PEER_META_APPLY)
+        metas_leave(rq, rq->meta_count);
+    /* R6: confirmed also before answering. */
+    while (!gate_serving(rq->o) && !rq->o->stopping && !(rq->peer && rq->peer->fenced))
+        waitq_wait_until(&rq->o->map_wait, rq->o->rt, clock_now(rq->o->rt) + 20 * NS_PER_MS);
+}

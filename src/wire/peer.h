@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bytes of the protocol between nodes; PEER.md tells what they mean. A frame is a header, a body,
+ * and a payload (bulk data that goes straight between buffers and sockets).
+ *
+ * P1 Every length is bounded before anything is read for it; every count before anything is
+ * allocated. P2 Header and body are covered by one CRC32C, the payload by another. P3 Numbers in
+ * here are wire numbers: never change one.
+ */
+#pragma once
+#include <sys/types.h>
+#include "base/codec.h"
+#include "base/ids.h"
+
+#define PEER_PROTOCOL_VERSION 1u
+#define PEER_HEADER_BYTES     64u
+#define PEER_BODY_MAX         (1u << 20)
+#define PEER_PAYLOAD_MAX      (64u << 20)
+#define PEER_EXTENT_COUNT_MAX 16u
+#define PEER_REF_COUNT_MAX    256u
+#define PEER_META_COUNT_MAX   256u
+#define PEER_META_BYTES_MAX   4096u
+#define PEER_LIST_COUNT_MAX   4096u
+#define PEER_NO_GROUP         UINT32_MAX
+#define PEER_TEXT_SIZE        256
+
+enum peer_type {
+    PEER_HELLO = 1,
+    PEER_PING = 2,
+    PEER_CHANGE = 3,
+    PEER_READ = 4,
+    PEER_MAP = 5,
+    PEER_STAT = 6,
+    PEER_META_APPLY = 7,
+    PEER_REFS = 8,
+    PEER_LIST = 9,
+    PEER_DIGESTS = 10,
+    PEER_SETTLE = 11,
+    PEER_INFO = 12,
+    PEER_TYPE_LAST = PEER_INFO,
+};
+enum peer_flags { PEER_REPLY = 1 };
+
+struct peer_header {
+    enum peer_type type;
+    unsigned flags;
+    uint64_t id;          /* chosen by the asking side, unique per connection; a reply repeats it */
+    uint64_t epoch;       /* of `group`: the sender's; in a reply the replica's */
+    uint64_t map_version; /* the sender acts on */
+    uint32_t group;       /* PEER_NO_GROUP: none, or named in the body */
+    int status;           /* reply: 0 or a negative errno of base/err.h */
+    uint32_t body_length, payload_length;
+    uint64_t free_bytes; /* reply: what data may still allocate on this node */
+    uint32_t payload_crc;
+};
+/* Encodes h with the checksum over header and body. */
+void peer_header_put(uint8_t out[PEER_HEADER_BYTES], const struct peer_header *h, const void *body);
+/* -EBADMSG: magic, lengths or numbers out of bounds; -EPROTO: unknown protocol version. */
+int peer_header_get(const uint8_t in[PEER_HEADER_BYTES], struct peer_header *ret);
+/* -EBADMSG: header or body were damaged. */
+int peer_header_check(const uint8_t in[PEER_HEADER_BYTES], const void *body, size_t length);
+
+/* --- bodies. X_decode(): 0 or -EBADMSG; the whole body must be used up. --- */
+struct peer_hello {
+    struct uuid cluster, node, target; /* target: the node that is meant */
+    struct session session;            /* of the sender */
+    uint16_t version_min, version_max;
+};
+void peer_hello_encode(const struct peer_hello *h, struct enc *e);
+int peer_hello_decode(const void *p, size_t length, struct peer_hello *ret);
+/* Answer: the replica's session, and a text when it refused. */
+struct peer_hello_reply {
+    struct session session;
+    uint16_t version;
+    char text[PEER_TEXT_SIZE];
+};
+void peer_hello_reply_encode(const struct peer_hello_reply *h, struct enc *e);
+int peer_hello_reply_decode(const void *p, size_t length, struct peer_hello_reply *ret);
+
+/* Credentials of a volume's owner; all zero: none (repair). */
+struct peer_owner {
+    uint64_t volume;
+    struct term term;
+    struct version stable;
+    struct vid vid;
+};
+
+enum peer_change_kind {
+    PEER_CHANGE_WRITE = 0,
+    PEER_CHANGE_CLONE = 1,
+    PEER_CHANGE_PUNCH = 2,
+    PEER_CHANGE_REMOVE = 3,
+    PEER_CHANGE_INSTALL = 4,
+};
+struct peer_extent {
+    uint32_t offset, length;
+};
+/* Payload: the data of all extents. Reply: version the object is at, when -ESTALE. */
+struct peer_change {
+    struct peer_owner owner;
+    enum peer_change_kind kind;
+    struct oid oid, source;
+    struct version prev, next;
+    unsigned extent_count;
+    struct peer_extent extents[PEER_EXTENT_COUNT_MAX];
+};
+#define PEER_CHANGE_BYTES_MAX (88u + 8u * PEER_EXTENT_COUNT_MAX)
+/* Returns the length. */
+size_t peer_change_put(uint8_t out[PEER_CHANGE_BYTES_MAX], const struct peer_change *c);
+int peer_change_get(const void *p, size_t length, struct peer_change *ret);
+
+/* READ, MAP and STAT ask for a range of one object (STAT ignores the range). */
+struct peer_read {
+    struct oid oid;
+    uint32_t offset, length;
+};
+#define PEER_READ_BYTES 24u
+void peer_read_put(uint8_t out[PEER_READ_BYTES], const struct peer_read *r);
+int peer_read_get(const void *p, size_t length, struct peer_read *ret);
+/* Answer of READ: the version read; payload: the bytes. */
+#define PEER_VERSION_BYTES 8u
+/* Answer of MAP: ascending runs. */
+struct peer_run {
+    uint32_t offset, length;
+    bool mapped;
+};
+void peer_run_encode(const struct peer_run *r, struct enc *e);
+void peer_run_decode(struct dec *d, struct peer_run *ret);
+/* Answer of STAT; also one element of a LIST. */
+struct peer_entry {
+    struct oid oid;
+    struct version version; /* of the object or the tombstone; 0: neither */
+    bool tombstone, empty;  /* empty: no block is mapped */
+    uint64_t meta_version;
+    uint32_t end;        /* bytes: end of the last mapped block */
+    const uint8_t *meta; /* borrowed from what was decoded */
+    size_t meta_length;
+};
+void peer_entry_encode(const struct peer_entry *en, struct enc *e);
+void peer_entry_decode(struct dec *d, struct peer_entry *ret); /* errors latch in d */
+
+/* META_APPLY: u16 count, then elements. One atomic batch. */
+struct peer_meta {
+    struct oid oid;
+    uint64_t epoch; /* of the object's group */
+    uint64_t meta_version;
+    bool remove;
+    struct version next; /* with remove: of the tombstone, 0 none */
+    const uint8_t *meta;
+    size_t meta_length;
+};
+void peer_meta_encode(const struct peer_meta *m, struct enc *e);
+void peer_meta_decode(struct dec *d, struct peer_meta *ret);
+
+/* REFS: head, then `count` operations. */
+enum peer_sender { PEER_SENDER_VOLUME = 0, PEER_SENDER_GROUP = 1, PEER_SENDER_REGISTRY = 2 };
+struct peer_refs_head {
+    enum peer_sender sender;
+    uint64_t sender_id; /* volume, or group of the dying block */
+    uint64_t authority; /* term, or epoch of that group */
+    uint64_t floor;     /* stable version, or floor of that group */
+    uint16_t count;     /* 1 … PEER_REF_COUNT_MAX */
+};
+enum peer_ref_kind { PEER_REF_DROP = 0, PEER_REF_KILL = 1 };
+struct peer_ref {
+    enum peer_ref_kind kind;
+    struct oid target;
+    uint64_t epoch; /* of the target's group */
+    uint64_t holder_vid;
+    uint8_t holder_level, copied;
+    uint32_t generation;
+    uint64_t copies, stamp;
+};
+void peer_refs_head_encode(const struct peer_refs_head *h, struct enc *e);
+void peer_refs_head_decode(struct dec *d, struct peer_refs_head *ret);
+void peer_ref_encode(const struct peer_ref *r, struct enc *e);
+void peer_ref_decode(struct dec *d, struct peer_ref *ret);
+
+/* LIST: what the node stores, in oid order, beginning behind `after`. */
+enum peer_list_flags {
+    PEER_LIST_BY_VID = 1,
+    PEER_LIST_BY_GROUP = 2,
+    PEER_LIST_META = 4, /* with the encoded ledgers */
+};
+struct peer_list {
+    unsigned flags;
+    struct vid vid;
+    uint16_t group;
+    struct version above;
+    struct oid after; /* all zero: from the beginning */
+    uint32_t limit;
+};
+void peer_list_encode(const struct peer_list *l, struct enc *e);
+int peer_list_decode(const void *p, size_t length, struct peer_list *ret);
+/* Answer: u8 more, u16 count, elements. */
+
+/* DIGESTS: u32 count, u16 groups[]. Answer: u32 count, u64 digests[]. */
+
+struct peer_settle {
+    struct vid vid;
+    struct version stable;
+};
+void peer_settle_encode(const struct peer_settle *s, struct enc *e);
+int peer_settle_decode(const void *p, size_t length, struct peer_settle *ret);
+
+/* INFO: answer. */
+struct peer_info {
+    uint64_t size_bytes, used_bytes, free_bytes, data_bytes, shared_bytes, object_count,
+        tombstone_count;
+    uint64_t dying_count, ref_batches_pending, checksum_errors, rss_bytes, uptime_ns;
+    bool inexact;
+    int failed;
+};
+void peer_info_encode(const struct peer_info *i, struct enc *e);
+int peer_info_decode(const void *p, size_t length, struct peer_info *ret);

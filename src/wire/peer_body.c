@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Codec of the peer protocol: bodies off the data path. */
+#include "base/err.h"
+#include "wire/peer.h"
+
+static void enc_oid(struct enc *e, const struct oid *o)
+{
+    uint8_t bytes[OID_BYTES];
+    oid_put(bytes, o);
+    enc_bytes(e, bytes, sizeof(bytes));
+}
+
+static struct oid dec_oid(struct dec *d)
+{
+    const uint8_t *p = dec_bytes(d, OID_BYTES);
+    return p ? oid_get(p) : (struct oid){0};
+}
+
+static void enc_uuid(struct enc *e, const struct uuid *u)
+{
+    enc_bytes(e, u->bytes, sizeof(u->bytes));
+}
+
+static struct uuid dec_uuid(struct dec *d)
+{
+    struct uuid u = {0};
+    const uint8_t *p = dec_bytes(d, sizeof(u.bytes));
+    if (p)
+        __builtin_memcpy(u.bytes, p, sizeof(u.bytes));
+    return u;
+}
+
+/* A byte with a bound of its own. */
+static uint8_t dec_small(struct dec *d, uint8_t max)
+{
+    uint8_t v = dec_u8(d);
+    if (v > max && !d->error)
+        d->error = -EBADMSG;
+    return d->error ? 0 : v;
+}
+
+void peer_hello_encode(const struct peer_hello *h, struct enc *e)
+{
+    enc_uuid(e, &h->cluster);
+    enc_uuid(e, &h->node);
+    enc_uuid(e, &h->target);
+    enc_u64(e, h->session.value);
+    enc_u16(e, h->version_min);
+    enc_u16(e, h->version_max);
+}
+
+int peer_hello_decode(const void *p, size_t length, struct peer_hello *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_hello h = {0};
+    h.cluster = dec_uuid(&d);
+    h.node = dec_uuid(&d);
+    h.target = dec_uuid(&d);
+    h.session.value = dec_u64(&d);
+    h.version_min = dec_u16(&d);
+    h.version_max = dec_u16(&d);
+    int r = dec_finish(&d);
+    if (r == 0)
+        *ret = h;
+    return r;
+}
+
+void peer_hello_reply_encode(const struct peer_hello_reply *h, struct enc *e)
+{
+    enc_u64(e, h->session.value);
+    enc_u16(e, h->version);
+    enc_str(e, h->text);
+}
+
+int peer_hello_reply_decode(const void *p, size_t length, struct peer_hello_reply *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_hello_reply h = {0};
+    h.session.value = dec_u64(&d);
+    h.version = dec_u16(&d);
+    dec_str(&d, h.text, sizeof(h.text));
+    int r = dec_finish(&d);
+    if (r == 0)
+        *ret = h;
+    return r;
+}
+
+void peer_run_encode(const struct peer_run *r, struct enc *e)
+{
+    enc_u32(e, r->offset);
+    enc_u32(e, r->length);
+    enc_u8(e, r->mapped);
+}
+
+void peer_run_decode(struct dec *d, struct peer_run *ret)
+{
+    ret->offset = dec_u32(d);
+    ret->length = dec_u32(d);
+    ret->mapped = dec_small(d, 1);
+}
+
+void peer_entry_encode(const struct peer_entry *en, struct enc *e)
+{
+    enc_oid(e, &en->oid);
+    enc_u64(e, en->version.value);
+    enc_u8(e, (uint8_t)(en->tombstone | en->empty << 1));
+    enc_u64(e, en->meta_version);
+    enc_u32(e, en->end);
+    enc_blob(e, en->meta, en->meta_length);
+}
+
+void peer_entry_decode(struct dec *d, struct peer_entry *ret)
+{
+    ret->oid = dec_oid(d);
+    ret->version.value = dec_u64(d);
+    uint8_t bits = dec_small(d, 3);
+    ret->tombstone = bits & 1;
+    ret->empty = bits >> 1 & 1;
+    ret->meta_version = dec_u64(d);
+    ret->end = dec_u32(d);
+    ret->meta = dec_blob(d, &ret->meta_length);
+    if (ret->meta_length > PEER_META_BYTES_MAX && !d->error)
+        d->error = -EBADMSG;
+}
+
+void peer_meta_encode(const struct peer_meta *m, struct enc *e)
+{
+    enc_oid(e, &m->oid);
+    enc_u64(e, m->epoch);
+    enc_u64(e, m->meta_version);
+    enc_u8(e, m->remove);
+    enc_u64(e, m->next.value);
+    enc_blob(e, m->meta, m->meta_length);
+}
+
+void peer_meta_decode(struct dec *d, struct peer_meta *ret)
+{
+    ret->oid = dec_oid(d);
+    ret->epoch = dec_u64(d);
+    ret->meta_version = dec_u64(d);
+    ret->remove = dec_small(d, 1);
+    ret->next.value = dec_u64(d);
+    ret->meta = dec_blob(d, &ret->meta_length);
+    if (ret->meta_length > PEER_META_BYTES_MAX && !d->error)
+        d->error = -EBADMSG;
+}
+
+void peer_refs_head_encode(const struct peer_refs_head *h, struct enc *e)
+{
+    enc_u8(e, (uint8_t)h->sender);
+    enc_u64(e, h->sender_id);
+    enc_u64(e, h->authority);
+    enc_u64(e, h->floor);
+    enc_u16(e, h->count);
+}
+
+void peer_refs_head_decode(struct dec *d, struct peer_refs_head *ret)
+{
+    ret->sender = dec_small(d, PEER_SENDER_REGISTRY);
+    ret->sender_id = dec_u64(d);
+    ret->authority = dec_u64(d);
+    ret->floor = dec_u64(d);
+    ret->count = dec_u16(d);
+    if ((ret->count == 0 || ret->count > PEER_REF_COUNT_MAX) && !d->error)
+        d->error = -EBADMSG;
+}
+
+void peer_ref_encode(const struct peer_ref *r, struct enc *e)
+{
+    enc_u8(e, (uint8_t)r->kind);
+    enc_oid(e, &r->target);
+    enc_u64(e, r->epoch);
+    enc_u64(e, r->holder_vid);
+    enc_u8(e, r->holder_level);
+    enc_u8(e, r->copied);
+    enc_u32(e, r->generation);
+    enc_u64(e, r->copies);
+    enc_u64(e, r->stamp);
+}
+
+void peer_ref_decode(struct dec *d, struct peer_ref *ret)
+{
+    ret->kind = dec_small(d, PEER_REF_KILL);
+    ret->target = dec_oid(d);
+    ret->epoch = dec_u64(d);
+    ret->holder_vid = dec_u64(d);
+    ret->holder_level = dec_u8(d);
+    ret->copied = dec_small(d, 1);
+    ret->generation = dec_u32(d);
+    ret->copies = dec_u64(d);
+    ret->stamp = dec_u64(d);
+}
+
+void peer_list_encode(const struct peer_list *l, struct enc *e)
+{
+    enc_u8(e, (uint8_t)l->flags);
+    enc_u64(e, l->vid.value);
+    enc_u16(e, l->group);
+    enc_u64(e, l->above.value);
+    enc_oid(e, &l->after);
+    enc_u32(e, l->limit);
+}
+
+int peer_list_decode(const void *p, size_t length, struct peer_list *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_list l = {0};
+    l.flags = dec_small(&d, 7);
+    l.vid.value = dec_u64(&d);
+    l.group = dec_u16(&d);
+    l.above.value = dec_u64(&d);
+    l.after = dec_oid(&d);
+    l.limit = dec_u32(&d);
+    int r = dec_finish(&d);
+    if (r == 0 && (l.limit == 0 || l.limit > PEER_LIST_COUNT_MAX))
+        r = -EBADMSG;
+    if (r == 0)
+        *ret = l;
+    return r;
+}
+
+void peer_settle_encode(const struct peer_settle *s, struct enc *e)
+{
+    enc_u64(e, s->vid.value);
+    enc_u64(e, s->stable.value);
+}
+
+int peer_settle_decode(const void *p, size_t length, struct peer_settle *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_settle s = {0};
+    s.vid.value = dec_u64(&d);
+    s.stable.value = dec_u64(&d);
+    int r = dec_finish(&d);
+    if (r == 0)
+        *ret = s;
+    return r;
+}
+
+#define INFO_NUMBER_COUNT 12
+
+void peer_info_encode(const struct peer_info *i, struct enc *e)
+{
+    const uint64_t numbers[INFO_NUMBER_COUNT] = {
+        i->size_bytes,          i->used_bytes,      i->free_bytes,      i->data_bytes,
+        i->shared_bytes,        i->object_count,    i->tombstone_count, i->dying_count,
+        i->ref_batches_pending, i->checksum_errors, i->rss_bytes,       i->uptime_ns,
+    };
+    for (size_t n = 0; n < INFO_NUMBER_COUNT; n++)
+        enc_u64(e, numbers[n]);
+    enc_u8(e, i->inexact);
+    enc_svarint(e, i->failed);
+}
+
+int peer_info_decode(const void *p, size_t length, struct peer_info *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_info i = {0};
+    uint64_t *const numbers[INFO_NUMBER_COUNT] = {
+        &i.size_bytes,          &i.used_bytes,      &i.free_bytes,      &i.data_bytes,
+        &i.shared_bytes,        &i.object_count,    &i.tombstone_count, &i.dying_count,
+        &i.ref_batches_pending, &i.checksum_errors, &i.rss_bytes,       &i.uptime_ns,
+    };
+    for (size_t n = 0; n < INFO_NUMBER_COUNT; n++)
+        *numbers[n] = dec_u64(&d);
+    i.inexact = dec_small(&d, 1);
+    int64_t failed = dec_svarint(&d);
+    int r = dec_finish(&d);
+    if (r == 0 && (failed > 0 || failed < -4095))
+        r = -EBADMSG;
+    i.failed = (int)failed;
+    if (r == 0)
+        *ret = i;
+    return r;
+}
