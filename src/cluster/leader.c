@@ -3,10 +3,11 @@
  * Election, and what the leader does: keep the map in step with registrations and sessions.
  *
  * LE1 The leader is who holds the key "leader"; each map is written under the condition that it
- * still does, and that the map it was computed from is still the present one. LE2 Registrations and
- * sessions are read after that map was known, so a session that an earlier leader saw end does not
- * come back (N4). LE3 Several changes make one map: those that arrive while one is being written
- * wait for the next.
+ *     still does, and that the map it was computed from is still the present one.
+ * LE2 Registrations and sessions are read after that map was known, so a session that an earlier
+ *     leader saw end does not come back (N4).
+ * LE3 Several changes make one map: those that arrive while one is being written wait for the
+ *     next.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -196,6 +197,17 @@ int cluster_on_lead(struct cluster *c, void (*fn)(void *arg), void *arg)
     if (cluster_is_leader(c))
         fn(arg);
     return 0;
+}
+
+void cluster_off_lead(struct cluster *c, void (*fn)(void *arg), void *arg)
+{
+    struct lead_callback *cb, *tmp;
+    list_for_each_safe (cb, tmp, &c->lead_callbacks, link) {
+        if (cb->fn != fn || cb->arg != arg)
+            continue;
+        list_remove(&cb->link);
+        free(cb);
+    }
 }
 
 int cluster_lead(struct cluster *c)
