@@ -3,9 +3,9 @@
  * The simulated cluster store.
  *
  * SC1 A transaction takes effect at one moment between its call and its return; a node that dies
- * meanwhile may have written or not. SC2 Each connection has a queue of the commits that its
- * watches were not told of yet; they arrive a little later, in order. Nothing touches the fibers of
- * a node that died.
+ *     meanwhile may have written or not.
+ * SC2 Each connection has a queue of the commits that its watches were not told of yet; they
+ *     arrive a little later, in order. Nothing touches the fibers of a node that died.
  */
 #include "sim/sim_cs.h"
 #include <stdlib.h>

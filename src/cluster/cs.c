@@ -3,7 +3,8 @@
  * The driver contract's common side: checks what callers pass, then dispatches to the driver.
  *
  * CS1 A driver sees only well-formed keys, values of at most CS_VALUE_MAX, and transactions that
- * write no key twice. CS2 All conditions of a transaction are about the state before it.
+ *     write no key twice.
+ * CS2 All conditions of a transaction are about the state before it.
  */
 #include "cluster/driver.h"
 #include <string.h>

@@ -3,8 +3,8 @@
  * Fencing (L2): knowing that no live node acts for a session any more.
  *
  * FE1 A session that is absent from one map is absent from all later ones, so the first version
- * known to lack it is what every live node must have acknowledged. FE2 An acknowledgement counts
- * only for the session that gave it.
+ *     known to lack it is what every live node must have acknowledged.
+ * FE2 An acknowledgement counts only for the session that gave it.
  */
 #include <stdlib.h>
 #include <string.h>

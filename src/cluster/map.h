@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The cluster map: an immutable value. Nodes with their sessions, pools, and for each group its sets and
- * epoch. Pure functions over it; nothing here suspends.
+ * The cluster map: an immutable value. Nodes with their sessions, pools, and for each group its
+ * sets and epoch. Pure functions over it; nothing here suspends.
  */
 #pragma once
 #include "base/codec.h"
@@ -17,13 +17,13 @@
 enum map_node_state { MAP_NODE_ACTIVE, MAP_NODE_DRAINING, MAP_NODE_LOST };
 
 struct map_node {
-    uint16_t number;            /* short, never reused; what groups list */
-    struct uuid uuid;           /* of its store */
-    struct session session;     /* 0: no live session */
+    uint16_t number;        /* short, never reused; what groups list */
+    struct uuid uuid;       /* of its store */
+    struct session session; /* 0: no live session */
     enum map_node_state state;
-    uint32_t weight;            /* 1024 = 1 TiB by default; 0: takes no data */
-    char name[MAP_NAME_SIZE];   /* for people; unique */
-    char zone[MAP_NAME_SIZE];   /* failure domain */
+    uint32_t weight;                /* 1024 = 1 TiB by default; 0: takes no data */
+    char name[MAP_NAME_SIZE];       /* for people; unique */
+    char zone[MAP_NAME_SIZE];       /* failure domain */
     char address[MAP_ADDRESS_SIZE]; /* peer address, "tcp:127.0.0.1:7001" */
     char admin[MAP_ADDRESS_SIZE];   /* where dog and redirects go */
     char nbd[MAP_ADDRESS_SIZE];     /* NBD over TCP, or empty */
@@ -53,7 +53,7 @@ struct map {
     char cluster_name[MAP_NAME_SIZE];
     uint32_t node_count, pool_count, group_count;
     uint32_t node_number_next; /* for the next new node: numbers are never reused */
-    struct map_node *nodes;   /* ascending by number */
+    struct map_node *nodes;    /* ascending by number */
     struct map_pool *pools;
     struct map_group *groups; /* indexed by group number */
 };
@@ -63,9 +63,10 @@ struct map *map_clone(const struct map *m); /* deep copy with one reference, to 
 struct map *map_ref(struct map *m);
 void map_unref(struct map *m);
 
-const struct map_node *map_node(const struct map *m, uint16_t number);             /* NULL: unknown */
+const struct map_node *map_node(const struct map *m, uint16_t number); /* NULL: unknown */
 const struct map_node *map_node_by_uuid(const struct map *m, const struct uuid *u);
-const struct map_node *map_node_by_session(const struct map *m, struct session s); /* R6; NULL: refused */
+const struct map_node *map_node_by_session(const struct map *m,
+                                           struct session s); /* R6; NULL: refused */
 const struct map_node *map_node_by_name(const struct map *m, const char *name);
 const struct map_pool *map_pool_by_name(const struct map *m, const char *name);
 const struct map_pool *map_pool(const struct map *m, uint16_t id);
@@ -74,7 +75,8 @@ bool map_group_in_sync(const struct map_group *g, uint16_t node);
 bool map_group_has(const struct map_group *g, uint16_t node);
 uint32_t map_shard_count(const struct map *m);
 
-/* Codec: one header value and shards of MAP_SHARD_GROUPS groups each; every value ends in its CRC32C. */
+/* Codec: one header value and shards of MAP_SHARD_GROUPS groups each; every value ends in its
+ * CRC32C. */
 #define MAP_SHARD_GROUPS 1024u
 void map_encode_head(const struct map *m, struct enc *e);
 void map_encode_shard(const struct map *m, uint32_t shard, struct enc *e);
@@ -86,9 +88,9 @@ int map_decode_shard(struct map *m, uint32_t shard, const void *p, size_t length
 struct map_member {
     struct map_node node; /* number is meaningless; session 0 when it has none now */
 };
-/* First map from the nodes registered at format time: numbers them, makes the pool, places each group by
- * weighted rendezvous over zones, then nodes, with bounded load. -EINVAL: copies 0 or above
- * MAP_GROUP_MEMBER_MAX; -ENOSPC: fewer zones than copies. */
+/* First map from the nodes registered at format time: numbers them, makes the pool, places each
+ * group by weighted rendezvous over zones, then nodes, with bounded load. -EINVAL: copies 0 or
+ * above MAP_GROUP_MEMBER_MAX; -ENOSPC: fewer zones than copies. */
 struct map_format {
     char cluster_name[MAP_NAME_SIZE];
     struct uuid cluster;
@@ -96,10 +98,12 @@ struct map_format {
     uint32_t group_count; /* 0: 4096 */
     uint32_t object_size; /* 0: 4 MiB */
 };
-int map_first(const struct map_format *f, const struct map_member *members, unsigned count, struct map **ret);
-/* Next map after sessions, addresses or membership changed; *ret NULL when nothing differs. A changed
- * session advances the epoch of every group the node is in (R6). A node that is gone keeps its places
- * (R1 for the last ones; taking it out of in_sync comes with recovery). */
-int map_next(const struct map *now, const struct map_member *members, unsigned count, struct map **ret);
+int map_first(const struct map_format *f, const struct map_member *members, unsigned count,
+              struct map **ret);
+/* Next map after sessions, addresses or membership changed; *ret NULL when nothing differs. A
+ * changed session advances the epoch of every group the node is in (R6). A node that is gone keeps
+ * its places (R1 for the last ones; taking it out of in_sync comes with recovery). */
+int map_next(const struct map *now, const struct map_member *members, unsigned count,
+             struct map **ret);
 /* Places one group: node numbers by preference, `copies` of them in different zones. */
 int map_place(const struct map *m, uint32_t group, uint8_t copies, uint16_t *ret_nodes);

@@ -4,8 +4,8 @@
  * groups.
  *
  * MC1 A value that does not end in its CRC32C, or whose content could not have been encoded from a
- * valid map, is -EBADMSG; one of an unknown format version is -EPROTO. Nothing of it is used. MC2
- * One map has one encoding.
+ *     valid map, is -EBADMSG; one of an unknown format version is -EPROTO. Nothing of it is used.
+ * MC2 One map has one encoding.
  */
 #include "cluster/map.h"
 #include <stdlib.h>

@@ -4,9 +4,10 @@
  *
  * N1 The version grows by one with each map.
  * N2 A group's epoch is the version at which its sets or the session of one of its members last
- * changed (R6). N3 A node keeps its number and its places when its session or its registration is
- * gone (R1). N4 A session that left the map never returns: members hold what the cluster store said
- * after it held `now` (the caller's duty), and session ids are never reused.
+ *    changed (R6).
+ * N3 A node keeps its number and its places when its session or its registration is gone (R1).
+ * N4 A session that left the map never returns: members hold what the cluster store said after it
+ *    held `now` (the caller's duty), and session ids are never reused.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -5,8 +5,9 @@
  *
  * P1 The copies of a group lie in different zones.
  * P2 No node holds more than max(ceil(share), 1.1 × share) groups of a pool, where share is what
- * its weight entitles it to after no zone was given more than one copy of each group. P3 A pure
- * function of the map: the pool's other groups count as load, those without members as to come.
+ *    its weight entitles it to after no zone was given more than one copy of each group.
+ * P3 A pure function of the map: the pool's other groups count as load, those without members as
+ *    to come.
  *
  * A zone's probability to hold a copy (its inclusion, 0..1) follows its weight; the zones of one
  * group are drawn with these probabilities by Pareto sampling: the smallest (u/(1-u)) / (p/(1-p)),

@@ -3,8 +3,9 @@
  * A node's own keys: registration (stays), session (ephemeral).
  *
  * RG1 One name is one node: "name/NAME" holds the uuid of the node that has it, and is written in
- * the same transaction as the registration. RG2 Who holds a store's lock is that node: its
- * registration ends what its earlier session still holds.
+ *     the same transaction as the registration.
+ * RG2 Who holds a store's lock is that node: its registration ends what its earlier session still
+ *     holds.
  */
 #include <stdio.h>
 #include <string.h>

@@ -3,8 +3,9 @@
  * Watches of a cluster store connection (see watch.h).
  *
  * CW1 Events of one watch are called back one after the other, in commit order, on the watch's own
- * fiber. CW2 known holds exactly the keys that exist after the last queued event, with their
- * revisions. CW3 The last event of a commit, and only it, has more == false.
+ *     fiber. CW2 known holds exactly the keys that exist after the last queued event, with their
+ *     revisions.
+ * CW3 The last event of a commit, and only it, has more == false.
  */
 #include "cluster/watch.h"
 #include <stdlib.h>

@@ -3,10 +3,12 @@
  * The `local` cluster store driver: one SQLite file shared by the daemons of one machine.
  *
  * L1 The database is touched by the helper thread only, the watches by the loop only; the follower
- * fiber carries from the one to the other, so that each watch gets its state and all later commits
- * in order. L2 Nothing polls: the bell (a file that each writer writes to) and the ends of sessions
- * arrive by inotify. L3 A commit whose writer died before it rang is found when that writer's
- * session ends: each event makes the follower look.
+ *    fiber carries from the one to the other, so that each watch gets its state and all later
+ *    commits in order.
+ * L2 Nothing polls: the bell (a file that each writer writes to) and the ends of sessions arrive
+ *    by inotify.
+ * L3 A commit whose writer died before it rang is found when that writer's session ends: each
+ *    event makes the follower look.
  */
 #include <stdlib.h>
 #include <string.h>

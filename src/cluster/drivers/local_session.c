@@ -3,11 +3,12 @@
  * Liveness by file locks: the kernel releases them however a process ends.
  *
  * LS1 A session's file is made after its id was taken for good, is locked before it owns any key,
- * and stays locked until its keys are gone or its process is. LS2 Ids, and so file names, are never
- * used again: who gets a file's lock knows that its session is over, whoever else tries the same
- * meanwhile. LS3 A session that owns keys and has no file is over. LS4 Only the session's own
- * process opens its file for writing, so that IN_CLOSE_WRITE on it means its end. (The kernel sends
- * that event shortly before it releases the lock.)
+ *     and stays locked until its keys are gone or its process is.
+ * LS2 Ids, and so file names, are never used again: who gets a file's lock knows that its session
+ *     is over, whoever else tries the same meanwhile.
+ * LS3 A session that owns keys and has no file is over.
+ * LS4 Only the session's own process opens its file for writing, so that IN_CLOSE_WRITE on it
+ *     means its end. (The kernel sends that event shortly before it releases the lock.)
  */
 #include "cluster/drivers/local_session.h"
 #include <dirent.h>

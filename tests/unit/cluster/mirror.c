@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A copy of a key prefix kept by a watch. */
 #include "mirror.h"
 #include <stdlib.h>
 #include <string.h>
