@@ -54,6 +54,28 @@ int volume_error_of(struct volume_error *ret, int r, const char *what, const cha
     }
 }
 
+/* For the homes of ledgers: S of a volume, so that keys at or below it can go. */
+static fiber_fn int look_up_floor(void *arg, uint64_t volume, uint64_t *ret_floor)
+{
+    struct volumes *vs = arg;
+    struct record *records;
+    size_t count;
+    unsigned bad;
+    int r = registry_list(service_cs(vs), &records, &count, &bad);
+    if (r)
+        return r;
+    uint64_t floor = UINT64_MAX;
+    for (size_t i = 0; i < count; i++) {
+        if (records[i].volume == volume)
+            floor = records[i].stable.value;
+    }
+    registry_list_free(records, count);
+    if (floor == UINT64_MAX && bad)
+        return -EIO; /* it may be one that cannot be read */
+    *ret_floor = floor;
+    return 0;
+}
+
 fiber_fn int volumes_start(struct rt *rt, struct cluster *cluster, struct objects *objects,
                            const struct volumes_options *o, struct volumes **ret)
 {
@@ -80,6 +102,7 @@ fiber_fn int volumes_start(struct rt *rt, struct cluster *cluster, struct object
         free(vs);
         return r;
     }
+    objects_set_floor_lookup(objects, look_up_floor, vs);
     *ret = vs;
     return 0;
 }
@@ -99,6 +122,7 @@ fiber_fn void volumes_stop(struct volumes *vs)
 {
     vs->stopping = true;
     uint64_t deadline = clock_now(vs->rt) + STOP_WAIT_NS;
+    objects_set_floor_lookup(vs->objects, NULL, NULL);
     sweep_stop(vs);
     while (!list_empty(&vs->instances)) {
         struct instance *in = find_closable(vs);

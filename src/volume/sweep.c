@@ -216,6 +216,20 @@ void sweep_trash_soon(struct volumes *vs)
         look_soon(vs->sweeper);
 }
 
+fiber_fn void sweep_stop(struct volumes *vs)
+{
+    struct sweeper *s = vs->sweeper;
+    s->stop = true;
+    waitq_wake_all(&s->work);
+    while (s->running)
+        waitq_wait(&s->ended);
+    cluster_off_lead(vs->cluster, on_lead, s);
+    cluster_off_map(vs->cluster, on_map, s);
+    vs->sweeper = NULL;
+    free(s->cares);
+    free(s);
+}
+
 fiber_fn int sweep_start(struct volumes *vs)
 {
     struct sweeper *s = calloc(1, sizeof(*s));
@@ -235,16 +249,7 @@ fiber_fn int sweep_start(struct volumes *vs)
     r = cluster_on_map(vs->cluster, on_map, s);
     if (!r)
         r = cluster_on_lead(vs->cluster, on_lead, s);
-    if (cluster_is_leader(vs->cluster))
-        on_lead(s);
+    if (r)
+        sweep_stop(vs);
     return r;
-}
-
-fiber_fn void sweep_stop(struct volumes *vs)
-{
-    struct sweeper *s = vs->sweeper;
-    s->stop = true;
-    waitq_wake_all(&s->work);
-    while (s->running)
-        waitq_wait(&s->ended);
 }
