@@ -4,10 +4,11 @@
  * reverse.
  *
  * N1 The addresses are bound before the node registers: what others read in the cluster store can
- * be connected to. N2 The store is bound to the cluster before it holds any of the cluster's
- * objects. N3 An orderly end closes the volumes while peers can still be reached, and ends the
- * session last but one; the store comes last. A second signal, or STOP_TIMEOUT_NS, cuts that short:
- * then the next start reconciles (L2, L3).
+ *    be connected to.
+ * N2 The store is bound to the cluster before it holds any of the cluster's objects.
+ * N3 An orderly end closes the volumes while peers can still be reached, and ends the session last
+ *    but one; the store comes last. A second signal, or STOP_TIMEOUT_NS, cuts that short: then the
+ *    next start reconciles (L2, L3).
  */
 #include <jansson.h>
 #include <signal.h>

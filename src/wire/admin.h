@@ -9,7 +9,7 @@
  *
  * A1 A length is bounded before anything is allocated for it.
  * A2 JSON from outside nests at most ADMIN_JSON_DEPTH_MAX deep: parsers recurse, and run on small
- * stacks.
+ *    stacks.
  */
 #pragma once
 #include "base/check.h"

@@ -4,9 +4,9 @@
  *
  * D1 Requests of one connection run one after the other, on its fiber.
  * D2 Whatever a client sends hurts its own connection at most: sizes and nesting are bounded before
- * use (A1, A2), a request must arrive within REQUEST_TIMEOUT_NS, and there are at most
- * connection_count_max connections. D3 An operation once begun is finished, even when its client
- * went away.
+ *    use (A1, A2), a request must arrive within REQUEST_TIMEOUT_NS, and there are at most
+ *    connection_count_max connections.
+ * D3 An operation once begun is finished, even when its client went away.
  */
 #include "front/admin/admin.h"
 #include <stdlib.h>

@@ -14,6 +14,7 @@ struct admin {
     struct objects *objects;
     struct volumes *volumes;
     unsigned listener_count, connection_count, connection_count_max;
+    unsigned transfer_count; /* reads and writes of data in progress */
     struct listener *listeners[ADMIN_LISTENER_COUNT_MAX];
     struct list connections; /* of struct admin_conn */
     struct wgroup fibers;    /* acceptors and connections */

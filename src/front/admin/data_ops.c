@@ -2,10 +2,12 @@
 /*
  * Operations that move a volume's data: read, write, discard.
  *
- * T1 A transfer takes all its memory at once, before it begins, and has CHUNK_COUNT requests in
- * progress. T2 Chunks are sent in the order of the volume; written chunks do not overlap, so their
- * order is free. T3 After a failed write the client may still be sending: the answer goes out at
- * once and the connection ends.
+ * T1 A transfer takes all its memory before it begins, and has CHUNK_COUNT requests in progress.
+ *    The memory is not of the budget of guests' requests, which a client that stands still could
+ *    use up; so there are few transfers at once.
+ * T2 Chunks are sent in the order of the volume; written ones do not overlap: their order is free.
+ * T3 After a failed write the client may still be sending: the answer goes out at once and the
+ *    connection ends.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,9 +16,10 @@
 #include "base/err.h"
 #include "front/admin/admin_internal.h"
 
-#define CHUNK_COUNT 4u
-#define CHUNK_SIZE  ADMIN_DATA_MAX
-#define MAP_WINDOW  (256ULL << 20) /* holes are looked up for so much at a time */
+#define CHUNK_COUNT        4u
+#define CHUNK_SIZE         ADMIN_DATA_MAX
+#define TRANSFER_COUNT_MAX 8u
+#define MAP_WINDOW         (256ULL << 20) /* holes are looked up for so much at a time */
 
 enum chunk_state { CHUNK_FREE, CHUNK_RUNNING, CHUNK_DONE };
 enum transfer_direction { TRANSFER_READ, TRANSFER_WRITE };
@@ -95,25 +98,46 @@ static fiber_fn struct chunk *chunk_take(struct transfer *t)
     return &t->chunks[t->tail % CHUNK_COUNT];
 }
 
-static fiber_fn void transfer_begin(struct transfer *t, struct admin_call *call, struct volume *v,
-                                    enum transfer_direction direction)
+/* Returns owned, to be ended by transfer_end(); NULL with the reason in *ret_error. */
+static struct transfer *transfer_begin(struct admin_call *call, struct volume *v,
+                                       enum transfer_direction direction, int *ret_error)
 {
-    *t = (struct transfer){.call = call, .volume = v, .direction = direction};
+    struct admin *a = call->admin;
+    if (a->transfer_count == TRANSFER_COUNT_MAX) {
+        *ret_error = admin_fail(call, -EAGAIN,
+                                "%u reads and writes by dog run here already: wait for "
+                                "one to end, or ask another sheep",
+                                TRANSFER_COUNT_MAX);
+        return NULL;
+    }
+    struct transfer *t = malloc(sizeof(*t));
+    uint8_t *memory = aligned_alloc(4096, (size_t)CHUNK_COUNT * CHUNK_SIZE);
+    if (!t || !memory) {
+        free(t);
+        free(memory);
+        *ret_error = -ENOMEM;
+        return NULL;
+    }
+    *t = (struct transfer){.call = call, .volume = v, .direction = direction, .memory = memory};
     waitq_init(&t->changed);
-    t->memory = buf_get(call->admin->rt, (size_t)CHUNK_COUNT * CHUNK_SIZE); /* T1 */
     for (unsigned i = 0; i < CHUNK_COUNT; i++) {
         t->chunks[i].transfer = t;
-        t->chunks[i].buffer = t->memory + (size_t)i * CHUNK_SIZE;
+        t->chunks[i].buffer = memory + (size_t)i * CHUNK_SIZE;
     }
+    a->transfer_count++;
+    return t;
 }
 
-/* Finishes what runs; returns the first error. */
+/* Finishes what runs, frees; returns the first error. */
 static fiber_fn int transfer_end(struct transfer *t)
 {
     while (t->head != t->tail)
         chunk_retire(t);
-    buf_put(t->call->admin->rt, t->memory);
-    return t->error;
+    int r = t->error;
+    t->call->admin->transfer_count--;
+    free(t->memory);
+    free(t);
+    return r;
 }
 
 /* One run of the allocation map. */
@@ -141,16 +165,16 @@ static fiber_fn void read_run(struct transfer *t, const struct volume_run *run)
 static fiber_fn int read_range(struct admin_call *call, struct volume *v, uint64_t offset,
                                uint64_t length)
 {
-    struct transfer *t = malloc(sizeof(*t));
+    int r;
+    struct transfer *t = transfer_begin(call, v, TRANSFER_READ, &r);
     if (!t)
-        return -ENOMEM;
-    transfer_begin(t, call, v, TRANSFER_READ);
+        return r;
     uint64_t end = offset + length;
     while (offset < end && t->error == 0) {
         struct volume_run *runs;
         size_t count;
         uint64_t window = MIN(MAP_WINDOW, end - offset);
-        int r = volume_map(v, offset, window, 0, &runs, &count);
+        r = volume_map(v, offset, window, 0, &runs, &count);
         if (r < 0) {
             t->error = admin_fail(call, r, "reading the map of %s at offset %" PRIu64 ": %s",
                                   volume_name(v), offset, err_text(r));
@@ -161,9 +185,7 @@ static fiber_fn int read_range(struct admin_call *call, struct volume *v, uint64
         free(runs);
         offset += window;
     }
-    int r = transfer_end(t);
-    free(t);
-    return r;
+    return transfer_end(t);
 }
 
 /* "offset" and "length" (absent: to the end) against the volume's size. */
@@ -255,16 +277,16 @@ static fiber_fn int write_frame(struct transfer *t, uint64_t offset, uint64_t le
 static fiber_fn int write_range(struct admin_call *call, struct volume *v, uint64_t offset,
                                 uint64_t length)
 {
-    struct transfer *t = malloc(sizeof(*t));
-    if (!t)
-        return -ENOMEM;
-    transfer_begin(t, call, v, TRANSFER_WRITE);
-    uint64_t done = 0, taken = 0;
     int r;
+    struct transfer *t = transfer_begin(call, v, TRANSFER_WRITE, &r);
+    if (!t) {
+        call->out_of_step = true;
+        return r;
+    }
+    uint64_t done = 0, taken = 0;
     while ((r = write_frame(t, offset + done, length - done, &taken)) == 0 && taken > 0)
         done += taken;
     int r_end = transfer_end(t);
-    free(t);
     if (r == 0)
         r = r_end;
     if (r < 0)

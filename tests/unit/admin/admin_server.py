@@ -27,11 +27,11 @@ def frame(payload, kind=JSON, crc=None):
 
 
 class Server:
-    def __init__(self, folder, redirect=None, name="admin"):
+    def __init__(self, folder, redirect="", name="admin", connections=8):
         self.socket = os.path.join(folder, name + ".sock")
         self.log = open(os.path.join(folder, name + ".log"), "w+", encoding="utf-8")
         command = [SERVER, f"local:{folder}/{name}.db", "unix:" + self.socket]
-        self.process = subprocess.Popen(command + ([redirect] if redirect else []), stdout=subprocess.PIPE,
+        self.process = subprocess.Popen(command + [redirect, str(connections)], stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
         assert self.process.stdout.readline() == f"unix:{self.socket}\n", self.log_text()
         assert self.process.stdout.readline() == "ready\n"

@@ -3,7 +3,7 @@
  * admin-fake-server: the real admin server and a real cluster (local driver) over volumes in
  * memory.
  *
- *   admin-fake-server DATABASE ADDRESS [REDIRECT]
+ *   admin-fake-server DATABASE ADDRESS REDIRECT CONNECTIONS
  *
  * Prints the address bound, then "ready"; SIGTERM stops it in order. It ends with 1 if a volume is
  * still open then. The volume "moved" is owned by the node at REDIRECT.
@@ -28,6 +28,7 @@ struct fake {
     struct admin *admin;
     struct waitq stop;
     bool stop_wanted;
+    unsigned connection_count_max;
     int status;
 };
 static const char *redirect_to;
@@ -143,7 +144,7 @@ static fiber_fn int start(struct fake *f)
         return r;
     struct admin_options ao = {.listeners = &f->listener,
                                .listener_count = 1,
-                               .connection_count_max = 8,
+                               .connection_count_max = f->connection_count_max,
                                .cluster = f->cluster,
                                .volumes = f->volumes};
     return admin_start(f->rt, &ao, &f->admin);
@@ -178,10 +179,11 @@ static fiber_fn void fake_main(void *arg)
 int main(int argc, char **argv)
 {
     struct fake f = {.status = 2};
-    if (argc < 3 || rt_uring_new(NULL, &f.rt) < 0)
+    if (argc < 5 || rt_uring_new(NULL, &f.rt) < 0)
         return 2;
     f.database = argv[1];
-    redirect_to = argv[3];
+    redirect_to = argv[3][0] ? argv[3] : NULL;
+    f.connection_count_max = (unsigned)atoi(argv[4]);
     if (net_listen(f.rt, argv[2], &f.listener) < 0)
         return 2;
     f.volumes = fake_volumes_new(f.rt);

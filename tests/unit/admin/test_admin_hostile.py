@@ -9,7 +9,9 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
 from admin_server import DATA, JSON, MAGIC, ZEROS, Raw, Server, frame  # noqa: E402  pylint: disable=wrong-import-position
+from harness.waiting import wait_for  # noqa: E402  pylint: disable=wrong-import-position
 
 MIB = 1 << 20
 
@@ -123,3 +125,28 @@ def test_noise(server):
             for _ in range(random.randrange(1, 4)):
                 data[random.randrange(len(data))] = random.randrange(256)
             raw.send(bytes(data))
+
+
+def test_clients_that_stand_still(tmp_path):
+    """Eight writers that send nothing do not keep anyone from anything but a ninth transfer on this sheep."""
+    server = Server(str(tmp_path), name="still", connections=20)
+    still = [Raw(server) for _ in range(8)]
+    for raw in still:
+        raw.send(frame(json.dumps({"op": "vdi.write", "name": "disk"}).encode()))
+        assert raw.receive()["ready"]
+    with Raw(server) as raw:
+        assert raw.ask(op="vdi.read", name="disk", length=4096)["ready"]
+        assert raw.receive()["errno"] == "EAGAIN"
+        assert raw.ask(op="vdi.usage", name="disk", object_size=1)["ok"]
+    still.pop().socket.close()
+
+    def reads():
+        with Raw(server) as raw:
+            assert raw.ask(op="vdi.read", name="disk", length=4096)["ready"]
+            first = raw.receive()
+            return isinstance(first, tuple) and first[0] in (DATA, ZEROS)
+
+    wait_for(reads, "the place of the one that left", 10)
+    for raw in still:
+        raw.socket.close()
+    server.stop()
