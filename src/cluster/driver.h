@@ -68,7 +68,8 @@ struct cs {
 /* Ends the session (ephemeral keys go) and frees. */
 fiber_fn void cs_close(struct cs *cs);
 /* 0 and *ret_revision (may be NULL), -ESTALE: a condition did not hold, nothing was done;
- * -ETIMEDOUT or -ECONNRESET: outcome unknown; -EIO; -EFBIG. */
+ * -ETIMEDOUT or -ECONNRESET: outcome unknown; -EIO; -EFBIG;
+ * -ENOSPC: the store is full, nothing was done. */
 fiber_fn int cs_txn(struct cs *cs, const struct cs_op *ops, unsigned count, uint64_t *ret_revision);
 /* Appends the value to *ret_value (an initialised encoder). 0, -ENOENT. */
 fiber_fn int cs_get(struct cs *cs, const char *key, struct enc *ret_value, uint64_t *ret_revision);

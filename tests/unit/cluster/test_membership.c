@@ -323,6 +323,33 @@ static fiber_fn void fence_scene(struct world *w)
     stop_all(c, 3);
 }
 
+/* What was taken back is not called again; what runs is waited for. */
+static fiber_fn void callback_scene(struct world *w)
+{
+    struct cluster *c[3];
+    struct follower stays, goes;
+    unsigned leads = 0, none = 0;
+    start_cluster(w, c);
+    follower_init(&stays, w);
+    follower_init(&goes, w);
+    ASSERT(cluster_on_map(c[0], on_map, &goes) == 0 && cluster_on_map(c[0], on_map, &stays) == 0);
+    ASSERT(cluster_on_lead(c[0], count_lead, &leads) == 0 &&
+           cluster_on_lead(c[0], count_lead, &none) == 0);
+    none = 0;
+    cluster_off_map(c[0], on_map, &goes);
+    cluster_off_lead(c[0], count_lead, &none);
+    unsigned calls = goes.calls;
+    for (unsigned i = 1; i < 3; i++) {
+        cluster_stop(c[i]);
+        wait_session(w, c[0], (uint16_t)i, 0);
+    }
+    wait_leader(w, c, 1);
+    ASSERT(cluster_wait_fenced(c[0], (struct session){1ull << 50}, soon(w)) == 0);
+    ASSERT(stays.last == cluster_map(c[0])->version && goes.calls == calls && leads == 1 &&
+           none == 0);
+    cluster_stop(c[0]);
+}
+
 struct waiter {
     struct cluster *c;
     struct wgroup *done;
@@ -516,6 +543,7 @@ SCENE_TEST(format)
 SCENE_TEST(restart)
 SCENE_TEST(leader)
 SCENE_TEST(fence)
+SCENE_TEST(callback)
 SCENE_TEST(stop)
 SCENE_TEST(join)
 SCENE_TEST(refusal)
@@ -601,11 +629,11 @@ static void test_death(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_format),  cmocka_unit_test(test_restart),
-        cmocka_unit_test(test_leader),  cmocka_unit_test(test_fence),
-        cmocka_unit_test(test_stop),    cmocka_unit_test(test_join),
-        cmocka_unit_test(test_refusal), cmocka_unit_test(test_vid),
-        cmocka_unit_test(test_death),
+        cmocka_unit_test(test_format), cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_leader), cmocka_unit_test(test_fence),
+        cmocka_unit_test(test_stop),   cmocka_unit_test(test_callback),
+        cmocka_unit_test(test_join),   cmocka_unit_test(test_refusal),
+        cmocka_unit_test(test_vid),    cmocka_unit_test(test_death),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
