@@ -170,7 +170,7 @@ void flight_end(struct instance *in, struct active *a, struct flight *f)
         instance_work(in); /* S may move */
 }
 
-fiber_fn int gate_enter(struct instance *in)
+fiber_fn int volume_gate_enter(struct instance *in)
 {
     while (in->held && !in->failed)
         waitq_wait(&in->gate);
@@ -180,7 +180,7 @@ fiber_fn int gate_enter(struct instance *in)
     return 0;
 }
 
-void gate_leave(struct instance *in)
+void volume_gate_leave(struct instance *in)
 {
     ASSERT(in->changing > 0);
     if (--in->changing == 0)

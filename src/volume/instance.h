@@ -144,8 +144,8 @@ void flight_begin(struct instance *in, struct active *a, struct flight *f, struc
 void flight_end(struct instance *in, struct active *a, struct flight *f);
 
 /* The gate of guest changes. 0 or in->failed. */
-fiber_fn int gate_enter(struct instance *in);
-void gate_leave(struct instance *in);
+fiber_fn int volume_gate_enter(struct instance *in);
+void volume_gate_leave(struct instance *in);
 /* Shuts it and waits until nobody is inside. One holder at a time (settle_lock). */
 fiber_fn void gate_hold(struct instance *in);
 void gate_release(struct instance *in);

@@ -132,12 +132,12 @@ static fiber_fn int begin_change(struct volume *v, uint64_t offset, uint64_t len
 {
     if (v->read_only)
         return -EROFS;
-    int r = gate_enter(v->in);
+    int r = volume_gate_enter(v->in);
     if (r)
         return r;
     r = check_range(v->in, offset, length); /* a resize may have gone before */
     if (r)
-        gate_leave(v->in);
+        volume_gate_leave(v->in);
     return r;
 }
 
@@ -152,7 +152,7 @@ fiber_fn int volume_write(struct volume *v, uint64_t offset, uint32_t length, co
     if (r)
         return r;
     r = run_request(&q);
-    gate_leave(v->in);
+    volume_gate_leave(v->in);
     return r;
 }
 
@@ -272,7 +272,7 @@ fiber_fn int volume_zero(struct volume *v, uint64_t offset, uint64_t length, uns
         r = write_zeros(v->in, offset, length);
     else
         r = image_zero(v->in, offset, length);
-    gate_leave(v->in);
+    volume_gate_leave(v->in);
     return r;
 }
 
@@ -282,6 +282,6 @@ fiber_fn int volume_discard(struct volume *v, uint64_t offset, uint64_t length)
     if (r)
         return r;
     r = image_discard(v->in, offset, length);
-    gate_leave(v->in);
+    volume_gate_leave(v->in);
     return r;
 }

@@ -103,17 +103,17 @@ fiber_fn void transmission_run(struct connection *c);
 
 /* --- request.c --- */
 /* From the pool, counted in c->inflight_count; NULL when out of memory. */
-struct request *request_new(struct connection *c, const struct nbd_request *wire);
+struct request *nbd_request_new(struct connection *c, const struct nbd_request *wire);
 /* Waits for admission and takes the buffer of `size` bytes (0: none). */
-fiber_fn void request_admit(struct request *q, size_t size);
+fiber_fn void nbd_request_admit(struct request *q, size_t size);
 /* Runs q on a fiber of its own, which answers it. q must not be used afterwards. */
-void request_start(struct request *q);
+void nbd_request_start(struct request *q);
 /* Answers without running: an error, or success without content (NBD_OK). q must not be used
  * afterwards. */
-void request_answer(struct request *q, enum nbd_error error);
+void nbd_request_answer(struct request *q, enum nbd_error error);
 /* Frees q without an answer, for a connection that is broken. */
-void request_drop(struct request *q);
-void request_pool_free(struct nbd_server *s);
+void nbd_request_drop(struct request *q);
+void nbd_request_pool_free(struct nbd_server *s);
 /* The one place where our errors become NBD's. */
 enum nbd_error nbd_error_from(int negative_errno);
 

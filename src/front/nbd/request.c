@@ -39,7 +39,7 @@ enum nbd_error nbd_error_from(int negative_errno)
 
 /* --- pool --- */
 
-struct request *request_new(struct connection *c, const struct nbd_request *wire)
+struct request *nbd_request_new(struct connection *c, const struct nbd_request *wire)
 {
     struct nbd_server *s = c->server;
     struct request *q;
@@ -62,7 +62,7 @@ struct request *request_new(struct connection *c, const struct nbd_request *wire
     return q;
 }
 
-void request_drop(struct request *q)
+void nbd_request_drop(struct request *q)
 {
     struct connection *c = q->connection;
     struct nbd_server *s = c->server;
@@ -77,7 +77,7 @@ void request_drop(struct request *q)
         conn_shutdown(c->conn);
 }
 
-void request_pool_free(struct nbd_server *s)
+void nbd_request_pool_free(struct nbd_server *s)
 {
     struct request *q, *tmp;
     list_for_each_safe (q, tmp, &s->idle_requests, link)
@@ -85,7 +85,7 @@ void request_pool_free(struct nbd_server *s)
     list_init(&s->idle_requests);
 }
 
-fiber_fn void request_admit(struct request *q, size_t size)
+fiber_fn void nbd_request_admit(struct request *q, size_t size)
 {
     struct connection *c = q->connection;
     struct nbd_server *s = c->server;
@@ -113,7 +113,7 @@ static void sent(struct conn_out *o)
     struct connection *c = q->connection;
     c->sending_count--;
     c->progress++;
-    request_drop(q);
+    nbd_request_drop(q);
 }
 
 /* `payload` (may be NULL) follows the header. */
@@ -129,7 +129,7 @@ static void request_send(struct request *q, size_t head_length, void *payload, s
     conn_submit(c->conn, &q->out);
 }
 
-void request_answer(struct request *q, enum nbd_error error)
+void nbd_request_answer(struct request *q, enum nbd_error error)
 {
     const struct connection *c = q->connection;
     bool chunked = c->structured_replies &&
@@ -202,7 +202,7 @@ static fiber_fn void run_block_status(struct request *q)
         q->extents = malloc(count * NBD_EXTENT_SIZE);
     if (r < 0 || !q->extents) {
         free(runs);
-        request_answer(q, r < 0 ? nbd_error_from(r) : NBD_ENOMEM);
+        nbd_request_answer(q, r < 0 ? nbd_error_from(r) : NBD_ENOMEM);
         return;
     }
     uint32_t n = encode_extents(runs, count, q->extents);
@@ -218,7 +218,7 @@ static fiber_fn void run_read(struct request *q)
     const struct nbd_request *w = &q->wire;
     int r = volume_read(q->connection->volume, w->offset, w->length, q->buffer);
     if (r < 0) {
-        request_answer(q, nbd_error_from(r));
+        nbd_request_answer(q, nbd_error_from(r));
         return;
     }
     q->connection->server->stats.bytes_read += w->length;
@@ -231,7 +231,7 @@ static fiber_fn void run_write(struct request *q)
     int r = volume_write(q->connection->volume, w->offset, w->length, q->buffer);
     if (r == 0)
         q->connection->server->stats.bytes_written += w->length;
-    request_answer(q, nbd_error_from(r));
+    nbd_request_answer(q, nbd_error_from(r));
 }
 
 /* FUA needs nothing: what is answered is durable. */
@@ -248,14 +248,14 @@ static void request_main(void *arg)
         run_write(q);
         return;
     case NBD_CMD_FLUSH:
-        request_answer(q, nbd_error_from(volume_flush(v)));
+        nbd_request_answer(q, nbd_error_from(volume_flush(v)));
         return;
     case NBD_CMD_TRIM:
-        request_answer(q, nbd_error_from(volume_discard(v, w->offset, w->length)));
+        nbd_request_answer(q, nbd_error_from(volume_discard(v, w->offset, w->length)));
         return;
     case NBD_CMD_WRITE_ZEROES: {
         unsigned flags = w->flags & NBD_CMD_FLAG_NO_HOLE ? VOLUME_ZERO_NO_HOLE : 0;
-        request_answer(q, nbd_error_from(volume_zero(v, w->offset, w->length, flags)));
+        nbd_request_answer(q, nbd_error_from(volume_zero(v, w->offset, w->length, flags)));
         return;
     }
     case NBD_CMD_BLOCK_STATUS:
@@ -266,8 +266,8 @@ static void request_main(void *arg)
     }
 }
 
-void request_start(struct request *q)
+void nbd_request_start(struct request *q)
 {
     if (fiber_spawn(q->connection->server->rt, "nbd request", request_main, q) < 0)
-        request_answer(q, NBD_ENOMEM);
+        nbd_request_answer(q, NBD_ENOMEM);
 }

@@ -122,7 +122,7 @@ static void server_free(struct nbd_server *s)
     ASSERT(s->fiber_count == 0 && s->connection_count == 0 && list_empty(&s->connections)); /* V1 */
     ASSERT(s->admission.count_used == 0 && s->admission.bytes_used == 0);
     timer_cancel(&s->stall_timer);
-    request_pool_free(s);
+    nbd_request_pool_free(s);
     free(s->scratch);
     free(s->acceptors);
     free(s);

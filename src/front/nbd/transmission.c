@@ -117,12 +117,12 @@ static fiber_fn bool answer_at_once(struct connection *c, const struct nbd_reque
     }
     if (w->command == NBD_CMD_WRITE && drop_payload(c, w->length) < 0)
         return false;
-    struct request *q = request_new(c, w);
+    struct request *q = nbd_request_new(c, w);
     if (!q) {
         connection_end(c, LOG_ERROR, err_text(-ENOMEM));
         return false;
     }
-    request_answer(q, error);
+    nbd_request_answer(q, error);
     return true;
 }
 
@@ -133,15 +133,15 @@ static fiber_fn bool take_request(struct connection *c, const struct nbd_request
     enum nbd_error error = check_request(c, w);
     if (error != NBD_OK || is_trivial(w))
         return answer_at_once(c, w, error);
-    struct request *q = request_new(c, w);
+    struct request *q = nbd_request_new(c, w);
     if (!q)
         return answer_at_once(c, w, NBD_ENOMEM);
-    request_admit(q, has_payload(w) ? w->length : 0); /* T1 */
+    nbd_request_admit(q, has_payload(w) ? w->length : 0); /* T1 */
     if (w->command == NBD_CMD_WRITE && receive_payload(c, q->buffer, w->length) < 0) {
-        request_drop(q);
+        nbd_request_drop(q);
         return false;
     }
-    request_start(q);
+    nbd_request_start(q);
     return true;
 }
 
