@@ -318,7 +318,10 @@ static int counts_decode(struct dec *d, struct ledger *l)
 
 static int run_decode(struct dec *d, struct ledger *l)
 {
-    struct ledger_key k = {.sender = dec_u8(d), .holder_level = dec_u8(d)};
+    /* One statement each: the order within an initializer is the compiler's choice. */
+    struct ledger_key k = {0};
+    k.sender = dec_u8(d);
+    k.holder_level = dec_u8(d);
     k.sender_id = dec_varint(d);
     uint64_t lowest = dec_varint(d), n = dec_varint(d);
     if (d->error || k.sender > REF_SENDER_REGISTRY || n == 0 || n > KEY_MAX || n > dec_left(d))
