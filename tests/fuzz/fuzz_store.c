@@ -43,7 +43,8 @@ static void fuzz_blocks(uint8_t which, const uint8_t *data, size_t size)
         break;
     case 2:
         if (slot_decode(block, &slot) == 0)
-            ASSERT(slot.meta_length <= 4096 && slot.leaf_count <= SLOT_LEAVES);
+            ASSERT(slot.meta_length <= 4096 &&
+                   (slot.leaf_count <= SLOT_LEAVES || (slot.flags & SLOT_INDIRECT)));
         break;
     case 3:
         (void)slot_leaf_decode(block, &leaf);
