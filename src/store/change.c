@@ -228,7 +228,9 @@ static fiber_fn int space_admit(struct store *s, const struct change *ch, uint32
         return 0;
     if (s->running == NULL && !s->gathering->wanted && s->space.waiting_count == 0 &&
         s->ckpt == NULL) {
-        if (s->stale.count == 0)
+        /* Nothing is on its way. A checkpoint gives back what it replaces and what is stale, and no
+         * longer needs the room that is kept for it. */
+        if (s->stale.count == 0 && s->cache.dirty_count == 0)
             return -ENOSPC;
         ckpt_want(s);
     }

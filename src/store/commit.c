@@ -41,11 +41,6 @@ static void commit_reset(struct commit *c, uint64_t number)
 
 int commit_init(struct store *s)
 {
-    waitq_init(&s->commit_wait);
-    waitq_init(&s->pump_wait);
-    waitq_init(&s->room);
-    waitq_init(&s->durable);
-    waitq_init(&s->space_wait);
     for (unsigned i = 0; i < ARRAY_SIZE(s->commits); i++) {
         enc_init(&s->commits[i].payload);
         list_init(&s->commits[i].changes);
@@ -408,7 +403,9 @@ static fiber_fn int log_wait_space(struct store *s, uint32_t blocks)
 
 static void checkpoint_if_due(struct store *s)
 {
-    if (log_used(s) > s->super.log_count / 2 || s->cache.dirty_count > s->cache.count_max / 2)
+    /* The last: a checkpoint needs free blocks before it gives others back. */
+    if (log_used(s) > s->super.log_count / 2 || s->cache.dirty_count > s->cache.count_max / 2 ||
+        (s->space.free_count < 2 * s->reserve && ckpt_need(s) > s->space.free_count / 2))
         ckpt_want(s);
 }
 

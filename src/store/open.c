@@ -132,6 +132,11 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     fmutex_init(&s->super_lock);
     wgroup_init(&s->fibers);
     list_init(&s->data_free);
+    waitq_init(&s->commit_wait);
+    waitq_init(&s->pump_wait);
+    waitq_init(&s->room);
+    waitq_init(&s->durable);
+    waitq_init(&s->space_wait);
     waitq_init(&s->ckpt_wait);
     waitq_init(&s->ckpt_done);
     timer_init(&s->quiet, rt, commit_quiet);
