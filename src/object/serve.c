@@ -44,6 +44,8 @@ struct request *request_new(struct objects *o, struct peer *p)
     rq->body_heap = NULL;
     rq->payload = NULL;
     rq->payload_borrowed = false;
+    rq->payload_reserve = false;
+    rq->reply_payload_reserve = false;
     rq->metas = NULL;
     rq->meta_count = 0;
     rq->reply_inline = 0;
