@@ -148,11 +148,21 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     return s;
 }
 
+/* The kernel lets go of a killed process's lock only after its I/O has ended, a moment after the process. */
+#define OPEN_BUSY_WAIT_NS (3 * NS_PER_S)
+#define OPEN_BUSY_STEP_NS (20 * NS_PER_MS)
+
 static fiber_fn int open_disk(struct store *s, const char *path)
 {
     unsigned flags = DISK_OPEN_EXCLUSIVE | (s->read_only ? DISK_OPEN_READ_ONLY : 0);
-    int r = disk_open(s->rt, path, flags, 0, &s->disk);
+    uint64_t end = clock_now(s->rt) + OPEN_BUSY_WAIT_NS;
+    int r;
 
+    while ((r = disk_open(s->rt, path, flags, 0, &s->disk)) == -EBUSY && clock_now(s->rt) < end) {
+        int r_sleep = fiber_sleep(s->rt, OPEN_BUSY_STEP_NS);
+        if (r_sleep < 0)
+            return r_sleep;
+    }
     if (r == -EBUSY)
         log_error("%s is in use by another process", path);
     else if (r < 0)

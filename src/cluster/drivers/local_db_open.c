@@ -113,7 +113,12 @@ static int check_identity(struct local_db *db, bool *ret_empty)
 static int initialise(struct local_db *db)
 {
     bool empty;
-    int r = check_identity(db, &empty);
+    /* One snapshot for all that is read: another process may be making the store right now. */
+    int r = exec(db, "BEGIN");
+    if (r < 0)
+        return r;
+    r = check_identity(db, &empty);
+    sqlite3_exec(db->handle, "COMMIT", NULL, NULL, NULL);
     if (r < 0)
         return r;
     int64_t ignored;
