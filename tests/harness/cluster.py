@@ -3,7 +3,7 @@
 
 1 Every daemon is a child of ours and is ended by its pid; none outlives the Cluster.
 2 Nothing waits a fixed time: a start waits for the ports file, a stop for the process.
-3 A restarted daemon listens where it listened before, so that clients can come back.
+3 A restarted daemon has the unix sockets that it had before; its TCP ports are new each time (ports file).
 """
 import json
 import os
@@ -32,17 +32,15 @@ class Sheep:
         self.nbd_unix = os.path.join(cluster.sockets, f"{self.name}.nbd")
         self.ports = None
         self.process = None
+        self.terminated = False
         self.options = list(cluster.sheep_options)
 
     def format(self, *options):
         run([SHEEP, "format", self.store, "--size", self.size, *options], limit_s=120)
 
     def command(self):
-        admin, nbd = "127.0.0.1:0", "127.0.0.1:0"
-        if self.ports:
-            admin, nbd = self.tcp("admin"), self.tcp("nbd")
         return [SHEEP, "run", self.store, "--cluster", self.cluster.spec, "--name", self.name, "--zone", self.zone,
-                "--admin", admin, "--admin", "unix:" + self.admin_unix, "--peer", "127.0.0.1:0", "--nbd", nbd,
+                "--admin", "127.0.0.1:0", "--admin", "unix:" + self.admin_unix, "--peer", "127.0.0.1:0", "--nbd", "127.0.0.1:0",
                 "--nbd", "unix:" + self.nbd_unix, "--ports-file", self.ports_file, *self.options]
 
     def start(self, wait=True):
@@ -52,6 +50,7 @@ class Sheep:
         with open(self.log_path, "ab") as log:
             log.write(f"\n--- {' '.join(self.command())}\n".encode())
             log.flush()
+            self.terminated = False
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             preexec_fn=self.cluster.preexec)
         if wait:
@@ -89,11 +88,17 @@ class Sheep:
             os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=60)
 
+    def terminate(self):
+        """SIGTERM, once: a second one makes a daemon leave at once."""
+        if self.alive() and not self.terminated:
+            self.process.send_signal(signal.SIGTERM)
+            self.terminated = True
+
     def stop(self, expect=0):
         """Orderly shutdown; it must end within a minute with status `expect`."""
-        if not self.alive():
+        if not self.alive() and not self.terminated:
             return
-        self.process.send_signal(signal.SIGTERM)
+        self.terminate()
         try:
             self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -102,6 +107,7 @@ class Sheep:
             raise Failed(f"{self.name} did not end within 60 s of SIGTERM\n{self.log_tail()}") from None
         if expect is not None and self.process.returncode != expect:
             raise Failed(f"{self.name} ended with {self.process.returncode}, not {expect}\n{self.log_tail()}")
+        self.terminated = False
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as f:
@@ -187,8 +193,7 @@ class Cluster:
     def stop_all(self):
         errors = []
         for sheep in self.sheep:
-            if sheep.alive():
-                sheep.process.send_signal(signal.SIGTERM)
+            sheep.terminate()
         for sheep in self.sheep:
             try:
                 sheep.stop()

@@ -28,7 +28,11 @@ class Nbd:
         """Orderly disconnect; returns when the server has closed its side."""
         if self.handle.aio_is_ready():
             self.handle.shutdown()
-        self.handle.close()
+        self.drop()
+
+    def drop(self):
+        """Cuts the connection. (libnbd closes a handle when nobody refers to it any more.)"""
+        self.handle = None
 
     def __enter__(self):
         return self
@@ -37,7 +41,7 @@ class Nbd:
         if kind is None:
             self.close()
         else:
-            self.handle.close()
+            self.drop()
 
     # --- several at once ---
 

@@ -112,7 +112,7 @@ class Workload:
 
     def drop_client(self):
         if self.client:
-            self.client.handle.close()
+            self.client.drop()
         self.client = self.open_name = None
 
     # --- steps ---
