@@ -148,7 +148,8 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     return s;
 }
 
-/* The kernel lets go of a killed process's lock only after its I/O has ended, a moment after the process. */
+/* The kernel lets go of a killed process's lock only after its I/O has ended, a moment after the
+ * process. */
 #define OPEN_BUSY_WAIT_NS (3 * NS_PER_S)
 #define OPEN_BUSY_STEP_NS (20 * NS_PER_MS)
 

@@ -172,12 +172,30 @@ static fiber_fn int data_is_there(struct store *s, const struct found *f, bool *
     return r;
 }
 
+/* Y4: has the log gone on beyond what this checkpoint covers? */
+static fiber_fn int check_not_outdated(struct scan *sc)
+{
+    struct log_header h;
+    const uint8_t *data;
+    int r = block_at(sc, sc->sequence, &data);
+
+    if (r < 0 || log_block_decode(sc->s->salt, data, &h) < 0 || h.sequence <= sc->sequence)
+        return r;
+    store_problem(sc->s, 0,
+                  "the superblock is older than the log (at block %llu, log at %llu): a newer "
+                  "copy is lost",
+                  (unsigned long long)sc->sequence, (unsigned long long)h.sequence);
+    return -EUCLEAN;
+}
+
 static fiber_fn int replay_last(struct scan *sc, const struct found *held)
 {
     struct store *s = sc->s;
     bool good = true;
-    int r = find_later(sc, &s->inexact);
+    int r = check_not_outdated(sc);
 
+    if (r == 0)
+        r = find_later(sc, &s->inexact);
     if (r < 0 || !held->valid)
         return r;
     if (!s->inexact)

@@ -43,6 +43,7 @@ int space_init(struct space *sp, uint32_t first, uint32_t count)
         uint32_t left = count - p * BITMAP_PAGE_BITS;
         sp->page_free[p] = MIN(left, BITMAP_PAGE_BITS);
         sp->page_empty_words[p] = (uint16_t)(sp->page_free[p] / WORD_BITS);
+        sp->empty_words += sp->page_empty_words[p];
     }
     for (uint32_t w = count / WORD_BITS; w < word_count(sp); w++)
         sp->bits[w] = ~word_valid(sp, w);
@@ -91,8 +92,10 @@ static void index_mark(struct space *sp, uint32_t i)
     uint32_t p = i / BITMAP_PAGE_BITS;
 
     ASSERT(index_free(sp, i));
-    if (*w == 0)
+    if (*w == 0) {
         sp->page_empty_words[p]--;
+        sp->empty_words--;
+    }
     *w |= 1ull << (i % WORD_BITS);
     sp->page_free[p]--;
     sp->free_count--;
@@ -111,8 +114,10 @@ void space_clear(struct space *sp, uint32_t block)
 
     ASSERT(space_covers(sp, block) && !index_free(sp, i));
     *w &= ~(1ull << (i % WORD_BITS));
-    if (*w == 0)
+    if (*w == 0) {
         sp->page_empty_words[p]++;
+        sp->empty_words++;
+    }
     sp->page_free[p]++;
     sp->free_count++;
 }
@@ -142,6 +147,8 @@ static bool find_word(const struct space *sp, uint32_t w0, uint32_t w1, bool emp
 {
     uint32_t w = w0;
 
+    if (empty && sp->empty_words == 0)
+        return false;
     while (w < w1) {
         uint32_t p = w / WORDS_PER_PAGE;
         if (empty ? sp->page_empty_words[p] == 0 : sp->page_free[p] == 0) {
@@ -297,8 +304,10 @@ int space_page_set(struct space *sp, uint32_t page, const uint8_t in[STORE_BLOCK
         if (n == 0)
             continue;
         ASSERT(sp->bits[w] == ~valid);
-        if (sp->bits[w] == 0)
+        if (sp->bits[w] == 0) {
             sp->page_empty_words[page]--;
+            sp->empty_words--;
+        }
         sp->bits[w] |= bits;
         sp->page_free[page] -= n;
         sp->free_count -= n;

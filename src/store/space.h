@@ -18,6 +18,7 @@ struct space {
     uint32_t *page_free;        /* clear bits, per bitmap page */
     uint16_t *page_empty_words; /* 64-bit words without a set bit, per bitmap page */
     uint32_t *page_used;        /* A2 */
+    uint32_t empty_words;       /* sum of page_empty_words */
     uint32_t free_count, used_count;
     uint32_t small_cursor, large_cursor; /* block indexes */
     /* S3: freed by commits that are durable, in use by readers */

@@ -233,8 +233,8 @@ void ckpt_take_data(struct leaf *l);
 uint64_t ckpt_need(const struct store *s);
 
 /* --- superblock.c --- */
-/* Writes `next` with the next generation to the other copy, flushes, and makes it s->super. The
- * caller holds s->super_lock since before it looked at s->super. */
+/* Writes `next` to both copies with new generations, flushed, and makes it s->super. The caller
+ * holds s->super_lock since before it looked at s->super. */
 fiber_fn int super_write(struct store *s, const struct super *next);
 /* The newest good copy. 0, -EMEDIUMTYPE, -EPROTO, -EUCLEAN. *ret_bad: a copy is damaged. */
 fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, unsigned *ret_bad);

@@ -8,25 +8,34 @@
 #include "base/log.h"
 #include "store/store_internal.h"
 
+/* Writes one copy. */
+static fiber_fn int write_copy(struct store *s, const struct super *sb, unsigned slot,
+                               uint8_t *page)
+{
+    int r;
+
+    super_encode(sb, page);
+    r = disk_write(s->disk, block_offset(slot), page, STORE_BLOCK, s->fua ? DISK_IO_FUA : 0);
+    return r == 0 && !s->fua ? store_flush_disk(s) : r;
+}
+
 fiber_fn int super_write(struct store *s, const struct super *next)
 {
     uint8_t *page = page_get(&s->pages);
     struct super sb = *next;
-    unsigned slot;
-    int r;
+    int r = 0;
 
+    ASSERT(s->super_lock.owner != NULL);
     if (page == NULL)
         return -ENOMEM;
-    ASSERT(s->super_lock.owner != NULL);
-    slot = 1 - s->super_slot;
-    sb.generation = s->super.generation + 1;
-    super_encode(&sb, page);
-    r = disk_write(s->disk, block_offset(slot), page, STORE_BLOCK, s->fua ? DISK_IO_FUA : 0);
-    if (r == 0 && !s->fua)
-        r = store_flush_disk(s);
-    if (r == 0) {
-        s->super = sb;
-        s->super_slot = slot;
+    for (unsigned i = 0; r == 0 && i < LAYOUT_SUPER_COPIES; i++) {
+        unsigned slot = 1 - s->super_slot;
+        sb.generation = s->super.generation + 1;
+        r = write_copy(s, &sb, slot, page);
+        if (r == 0) {
+            s->super = sb;
+            s->super_slot = slot;
+        }
     }
     page_put(&s->pages, page);
     return r;
