@@ -4,6 +4,8 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "base/err.h"
 #include "base/log.h"
@@ -36,6 +38,20 @@ int sheep_write_file(const char *path, const char *text)
         log_error("cannot write %s: %s", path, err_text(r));
         unlink(temporary);
     }
+    return r;
+}
+
+int sheep_probe_lock(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return 0;
+    /* A device is claimed by O_EXCL, a file by its lock: as rt/uring/disk_open.c does. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | (S_ISBLK(st.st_mode) ? O_EXCL : O_NONBLOCK));
+    if (fd < 0)
+        return errno == EBUSY ? -EBUSY : 0;
+    int r = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK ? -EBUSY : 0;
+    close(fd);
     return r;
 }
 

@@ -45,12 +45,27 @@ static int bind_failed(const char *option, const char *address, int r)
     return r;
 }
 
-static int bind_one(struct rt *rt, const char *option, const char *text, struct listen_one *ret)
+/* net_listen(), with patience for a predecessor that was killed. */
+static fiber_fn int listen_patiently(struct rt *rt, const char *address, struct listener **ret)
+{
+    uint64_t deadline = clock_now(rt) + SHEEP_TAKEOVER_NS;
+    for (;;) {
+        int r = net_listen(rt, address, ret);
+        if (r != -EADDRINUSE || clock_now(rt) >= deadline)
+            return r;
+        if (fiber_sleep(rt, SHEEP_TAKEOVER_STEP_NS) < 0)
+            return -ECANCELED;
+    }
+}
+
+static fiber_fn int bind_one(struct rt *rt, const char *option, const char *text,
+                             struct listen_one *ret)
 {
     char address[NET_ADDRESS_SIZE];
     bool complete = is_tcp(text) || strncmp(text, "unix:", 5) == 0;
     int length = snprintf(address, sizeof(address), "%s%s", complete ? "" : "tcp:", text);
-    int r = length < (int)sizeof(address) ? net_listen(rt, address, &ret->listener) : -ENAMETOOLONG;
+    int r = length < (int)sizeof(address) ? listen_patiently(rt, address, &ret->listener)
+                                          : -ENAMETOOLONG;
     if (r < 0)
         return bind_failed(option, text, r);
     snprintf(ret->address, sizeof(ret->address), "%s", listener_address(ret->listener));
@@ -78,7 +93,7 @@ static void make_public(const struct listen_set *s, const struct listen_one *all
         ret[0] = '\0';
 }
 
-int listen_bind(struct rt *rt, const struct sheep_options *o, struct listen_set *ret)
+fiber_fn int listen_bind(struct rt *rt, const struct sheep_options *o, struct listen_set *ret)
 {
     *ret = (struct listen_set){0};
     int r = bind_one(rt, "peer", o->peer, &ret->peer);

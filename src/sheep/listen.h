@@ -17,7 +17,7 @@ struct listen_set {
 
 /* Binds all that the options name. 0, or a negative errno after a message that names the option;
  * listen_close() is due in both cases. */
-int listen_bind(struct rt *rt, const struct sheep_options *o, struct listen_set *ret);
+fiber_fn int listen_bind(struct rt *rt, const struct sheep_options *o, struct listen_set *ret);
 /* Closes what was not taken. */
 void listen_close(struct listen_set *s);
 

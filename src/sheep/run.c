@@ -110,9 +110,19 @@ static int store_open_failed(const char *path, int r)
     return r;
 }
 
+static fiber_fn void await_lock(struct node *n)
+{
+    uint64_t deadline = clock_now(n->rt) + SHEEP_TAKEOVER_NS;
+    while (sheep_probe_lock(n->options->path) == -EBUSY && clock_now(n->rt) < deadline) {
+        if (fiber_sleep(n->rt, SHEEP_TAKEOVER_STEP_NS) < 0)
+            break;
+    }
+}
+
 static fiber_fn int open_store(struct node *n)
 {
     const struct sheep_options *o = n->options;
+    await_lock(n);
     struct store_open_options so = {.cache_bytes = o->cache_bytes / 2,
                                     .unsafe_no_flush = o->unsafe_no_flush};
     int r = store_open(n->rt, o->path, &so, &n->store);

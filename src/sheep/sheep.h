@@ -2,6 +2,7 @@
 /* What the files of the daemon share: its options, exit codes and subcommands. */
 #pragma once
 #include "base/check.h"
+#include "rt/clock.h"
 
 #define SHEEP_LISTEN_COUNT_MAX 16
 
@@ -44,6 +45,14 @@ int sheep_check(const struct sheep_options *o);
  * message. */
 struct rt;
 int sheep_loop(void (*fn)(struct rt *rt, void *arg), void *arg);
+
+/* How long a start waits for what a killed predecessor still holds: the kernel ends its I/O, and
+ * lets go of the store's lock and the ports, a moment after the process is gone. */
+#define SHEEP_TAKEOVER_NS      (3 * NS_PER_S)
+#define SHEEP_TAKEOVER_STEP_NS (20 * NS_PER_MS)
+/* 0, or -EBUSY while another process has the store locked. Other faults are left to who opens it.
+ */
+int sheep_probe_lock(const char *path);
 
 /* --- small files (files.c): 0 or a negative errno after a message --- */
 /* Replaces path by `text` atomically. */
