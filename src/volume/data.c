@@ -126,27 +126,36 @@ static void change_answered(struct active *a, const struct op *op, struct versio
         active_set_unlinked(a, version);
 }
 
-/* W7: evens the copies out, unless another fiber did since `repairs` was read. */
-static fiber_fn int repair(struct active *a, unsigned repairs)
+/* W7, with the object to itself: evens its copies out and takes what they have. */
+static fiber_fn int even_out(struct active *a)
 {
     struct instance *in = a->in;
+    struct oid oid = image_oid(&in->image, in->image.vid.value, 0, a->index);
+    char text[OID_TEXT_SIZE];
+    ASSERT(a->exclusive && list_empty(&a->flights));
+    log_warn("object %s of volume %s: its copies differ, evening them out", oid_format(&oid, text),
+             in->name);
+    struct object_found found = {0};
+    int r = object_reconcile_one(in->vs->objects, &in->owner, &oid, &found);
+    if (r)
+        return r;
+    struct version now = found.tombstone ? (struct version){0} : found.version;
+    a->repairs++;
+    if (now.value != a->version.value)
+        active_clear_punched(a);
+    active_set_version(a, now);
+    return 0;
+}
+
+/* Evens out, unless another fiber did since `repairs` was read. */
+static fiber_fn int repair(struct active *a, unsigned repairs)
+{
     int r = 0;
     active_lock(a);
-    if (a->repairs == repairs && !in->failed) {
-        struct oid oid = image_oid(&in->image, in->image.vid.value, 0, a->index);
-        char text[OID_TEXT_SIZE];
-        log_warn("object %s of volume %s: its copies differ, evening them out",
-                 oid_format(&oid, text), in->name);
-        struct object_found found = {0};
-        r = object_reconcile_one(in->vs->objects, &in->owner, &oid, &found);
-        if (!r) {
-            a->repairs++;
-            active_clear_punched(a);
-            active_set_version(a, found.tombstone ? (struct version){0} : found.version);
-        }
-    }
+    if (a->repairs == repairs && !a->in->failed)
+        r = even_out(a);
     active_unlock(a);
-    return r ? r : in->failed;
+    return r ? r : a->in->failed;
 }
 
 /* Sends one change and sees to its answer. `creates`: the caller has the object to itself. Returns
@@ -441,6 +450,29 @@ fiber_fn int data_discard(struct instance *in, uint32_t first, unsigned count)
     return r;
 }
 
+static fiber_fn int send_remove(struct active *a)
+{
+    struct instance *in = a->in;
+    struct flight flight;
+    struct object_change c = {
+        .kind = OBJECT_REMOVE,
+        .oid = image_oid(&in->image, in->image.vid.value, 0, a->index),
+        .prev = a->version,
+        .next = instance_next_version(in),
+    };
+    flight_begin(in, a, &flight, c.next, 0, in->image.object_size);
+    int r = object_change(in->vs->objects, &in->owner, &c);
+    if (!r) {
+        active_set_version(a, (struct version){0});
+        active_clear_punched(a);
+        active_clear_unlinked(a);
+    } else {
+        active_set_unlinked(a, c.next); /* V6, until its copies are equal */
+    }
+    flight_end(in, a, &flight);
+    return r;
+}
+
 fiber_fn int data_remove(struct active *a)
 {
     struct instance *in = a->in;
@@ -449,23 +481,11 @@ fiber_fn int data_remove(struct active *a)
     active_lock(a);
     bool due = active_is_punched(a) && a->emptied_version.value == a->version.value; /* D4 */
     if (due && !in->failed) {
-        struct flight flight;
-        struct object_change c = {
-            .kind = OBJECT_REMOVE,
-            .oid = image_oid(&in->image, in->image.vid.value, 0, a->index),
-            .prev = a->version,
-            .next = instance_next_version(in),
-        };
-        flight_begin(in, a, &flight, c.next, 0, in->image.object_size);
-        r = object_change(in->vs->objects, &in->owner, &c);
-        if (!r) {
-            active_set_version(a, (struct version){0});
-            active_clear_punched(a);
-            active_clear_unlinked(a);
-        } else {
+        r = send_remove(a);
+        if (r == -ESTALE)
+            r = even_out(a); /* a later pass tries again */
+        if (r)
             instance_fail(in, r == -ECANCELED ? r : -EIO, "a discarded object cannot be removed");
-        }
-        flight_end(in, a, &flight);
     }
     active_unlock(a);
     active_put(a);

@@ -30,24 +30,35 @@ static fiber_fn int look_for_root(struct instance *in, const struct image *image
     return r;
 }
 
+static fiber_fn int write_root(struct instance *in, const struct image *image,
+                               const struct index_entry *entries, struct version *ret_version)
+{
+    struct flight flight;
+    struct version version = instance_next_version(in);
+    flight_begin(in, NULL, &flight, version, 0, 0);
+    int r = root_copy_write(in->vs, &in->owner, version, image, entries);
+    flight_end(in, NULL, &flight);
+    if (!r)
+        *ret_version = version;
+    return r;
+}
+
 static fiber_fn int ensure_root(struct instance *in, const struct image *image,
                                 const struct index_entry *entries, enum pending_age age,
                                 struct version *ret_version)
 {
-    struct version version = {0};
-    int r = age == PENDING_FRESH ? 0 : look_for_root(in, image, &version);
-    if (r)
-        return r;
-    if (version.value == 0) {
-        struct flight flight;
-        version = instance_next_version(in);
-        flight_begin(in, NULL, &flight, version, 0, 0);
-        r = root_copy_write(in->vs, &in->owner, version, image, entries);
-        flight_end(in, NULL, &flight);
+    int r = -ESTALE;
+    for (unsigned i = 0; i < 4 && r == -ESTALE; i++) { /* W7 */
+        struct version version = {0};
+        r = age == PENDING_FRESH && i == 0 ? 0 : look_for_root(in, image, &version);
+        if (!r && version.value) {
+            *ret_version = version;
+            return 0;
+        }
+        if (!r)
+            r = write_root(in, image, entries, ret_version);
     }
-    if (!r)
-        *ret_version = version;
-    return r;
+    return r == -ESTALE ? -EIO : r;
 }
 
 /* Entries of the root of a frozen image; malloc'ed. */
@@ -215,6 +226,8 @@ static fiber_fn int finish(struct instance *in, const struct record *rec, enum p
         return r;
     r = ensure_root(in, image, entries, age, &version);
     free(entries);
+    if (r == -ECANCELED)
+        instance_fail(in, r, "a pending operation was cut off");
     if (r == -ENOSPC && age == PENDING_FRESH) {
         int undone = lease_edit(in, other, edit_abort, NULL);
         return undone ? undone : r;
