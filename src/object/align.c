@@ -140,7 +140,8 @@ static fiber_fn int level_copies(struct objects *o, const uint16_t *members, uns
                                  struct group_copies *gc, uint64_t epoch)
 {
     int r = 0;
-    qsort(gc->copies, gc->count, sizeof(gc->copies[0]), compare_copy);
+    if (gc->count > 1)
+        qsort(gc->copies, gc->count, sizeof(gc->copies[0]), compare_copy);
     for (size_t i = 0; i < gc->count && r == 0;) {
         size_t end = i + 1;
         while (end < gc->count && oid_equal(&gc->copies[i].oid, &gc->copies[end].oid))

@@ -353,7 +353,7 @@ static fiber_fn int link_check_session(struct link *l)
     int r = 0;
     while (!session_is_listed(l) && r == 0 && !l->stopping)
         r = waitq_wait_until(&l->wake, l->o->rt, deadline_ns);
-    if (session_is_listed(l))
+    if (session_is_listed(l) && !l->stopping)
         return 0;
     conn_close(l->conn);
     l->conn = NULL;

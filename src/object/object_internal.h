@@ -263,6 +263,7 @@ struct objects {
     unsigned free_uses;
     uint64_t write_bytes_inflight;
 
+    unsigned repairs_running;
     struct floor_table floors;
     struct htable locks; /* home: per object */
     struct list home_queue;

@@ -212,6 +212,7 @@ static fiber_fn void repair_main(void *arg)
         log_error("object %s: the bad copy on node %u is not repaired yet: %s",
                   oid_format(&rp->oid, name), rp->node, err_text(r));
     free(rp);
+    o->repairs_running--;
     objects_fiber_end(o);
 }
 
@@ -227,6 +228,8 @@ static void repair_start(struct objects *o, const struct oid *oid, uint16_t node
     *rp = (struct repair){o, *oid, node};
     if (objects_spawn(o, "object-repair", repair_main, rp) < 0)
         free(rp);
+    else
+        o->repairs_running++;
 }
 
 /* --- object_read --- */

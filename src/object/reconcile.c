@@ -219,7 +219,8 @@ static fiber_fn int ask_all(struct finding *f, struct vid vid, struct version ab
 static int merge(struct finding *f)
 {
     struct objects *o = f->o;
-    qsort(f->told, f->count, sizeof(f->told[0]), compare_told);
+    if (f->count > 1)
+        qsort(f->told, f->count, sizeof(f->told[0]), compare_told);
     f->found = calloc(f->count + 1, sizeof(f->found[0]));
     f->uneven = calloc(f->count + 1, sizeof(f->uneven[0]));
     if (!f->found || !f->uneven)

@@ -43,7 +43,8 @@ struct request *request_new(struct objects *o, struct peer *p)
     rq->body = rq->body_inline;
     rq->body_heap = NULL;
     rq->payload = NULL;
-    rq->payload_borrowed = false;
+    rq->payload_reserve = rq->payload_borrowed = rq->reply_payload_reserve = false;
+    rq->reply_payload_size = 0;
     rq->payload_reserve = false;
     rq->reply_payload_reserve = false;
     rq->metas = NULL;

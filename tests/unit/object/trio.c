@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include "rt/uring/uring.h"
 
-#define STORE_BYTES (96u << 20)
+#define STORE_BYTES (40u << 20)
 #define DEADLINE_NS (60 * NS_PER_S)
 
 uint64_t trio_random(struct trio *t)
@@ -349,6 +349,9 @@ fiber_fn void trio_check_equal(struct trio *t)
             CHECK(entries[k].meta_version == other[k].meta_version);
             store_stat(t->nodes[0].store, &entries[k].oid, &a);
             store_stat(t->nodes[i].store, &entries[k].oid, &b);
+            if (a.end != b.end || a.block_count != b.block_count)
+                fprintf(stderr, "seed %llu: node %u: end %u, %u blocks; node 0: end %u, %u blocks\n",
+                        (unsigned long long)t->seed, i, b.end, b.block_count, a.end, a.block_count);
             CHECK(a.end == b.end && a.block_count == b.block_count);
             if (a.end == 0)
                 continue;
