@@ -7,8 +7,9 @@
  *    be connected to.
  * N2 The store is bound to the cluster before it holds any of the cluster's objects.
  * N3 An orderly end closes the volumes while peers can still be reached, and ends the session last
- *    but one; the store comes last. A second signal, or STOP_TIMEOUT_NS, cuts that short: then the
- *    next start reconciles (L2, L3).
+ *    but one; the store comes last. What cannot end because nodes are missing is given up after
+ *    STOP_PATIENCE_NS; a second signal, or STOP_TIMEOUT_NS more, ends the process at once. Either
+ *    way the next opening reconciles (L2, L3).
  */
 #include <jansson.h>
 #include <signal.h>
@@ -26,9 +27,10 @@
 #include "sheep/sheep.h"
 #include "store/store.h"
 
-#define LOG_MODULE      "sheep"
-#define STOP_TIMEOUT_NS (20 * NS_PER_S)
-#define WATCH_PERIOD_NS (1 * NS_PER_S)
+#define LOG_MODULE       "sheep"
+#define STOP_PATIENCE_NS (8 * NS_PER_S)
+#define STOP_TIMEOUT_NS  (12 * NS_PER_S)
+#define WATCH_PERIOD_NS  (1 * NS_PER_S)
 
 enum run_state { RUN_STARTING, RUN_SERVING, RUN_STOPPING };
 
@@ -59,10 +61,21 @@ static void leave_now(struct node *n, int code)
     _exit(code);
 }
 
+/* First what waits for others gives up; if that is not enough, we leave as we are. */
 static void stop_deadline_passed(struct timer *t)
 {
     struct node *n = container_of(t, struct node, stop_deadline);
-    log_warn("the orderly end takes too long (do other nodes miss?): leaving without it");
+    if (!rt_stopping(n->rt)) {
+        char waiting[400] = "";
+        if (n->objects)
+            object_waiting_text(n->objects, waiting, sizeof(waiting));
+        log_warn("what still waits is given up, and done again at the next opening: %s",
+                 waiting[0] ? waiting : "requests in progress");
+        timer_arm(&n->stop_deadline, clock_now(n->rt) + STOP_TIMEOUT_NS);
+        rt_stop(n->rt);
+        return;
+    }
+    log_warn("the orderly end takes too long: leaving without it");
     leave_now(n, SHEEP_FAILURE);
 }
 
@@ -77,7 +90,7 @@ static void on_signal(void *arg, int signal)
     }
     log_info("signal %s: stopping", signal == SIGINT ? "INT" : "TERM");
     n->stop_wanted = true;
-    timer_arm(&n->stop_deadline, clock_now(n->rt) + STOP_TIMEOUT_NS);
+    timer_arm(&n->stop_deadline, clock_now(n->rt) + STOP_PATIENCE_NS);
     waitq_wake_all(&n->stop_waiters);
     if (n->state == RUN_STARTING)
         rt_stop(n->rt); /* what waits for others gives up */

@@ -184,3 +184,28 @@ def test_waits_for_the_nodes_it_is_told_to(make_cluster):
         assert waiting.returncode == 0 and "of 2 nodes" in out
     cluster.wait_serving()
     cluster.stop_all()
+
+
+def test_ends_while_writes_wait(cluster):
+    """A node whose requests wait for a missing one ends all the same, and nothing that was answered is lost."""
+    old, new = random.Random(3).randbytes(8 * MIB), random.Random(4).randbytes(8 * MIB)
+    cluster.create("cut", "64M")
+    cluster.dog("vdi", "write", "cut", stdin=old, text=False)
+    cluster.sheep[2].kill9()
+    with subprocess.Popen([DOG, "-s", "unix:" + cluster.sheep[0].admin_unix, "vdi", "write", "cut"],
+                          stdin=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        writer.stdin.write(new[:MIB])
+        writer.stdin.flush()
+        wait_for(lambda: "n2" in cluster.dog_json("cluster", "info")["waiting"], "a write to wait", 20, step_s=0.1)
+        cluster.sheep[0].stop()
+        writer.stdin.close()
+        assert b"dog:" in writer.stderr.read()
+        assert writer.wait(timeout=30) in (1, 2)
+    cluster.sheep[0].start()
+    cluster.sheep[2].start()
+    cluster.wait_serving()
+    content = cluster.dog("vdi", "read", "cut", "0", "8M", text=False, sheep=cluster.sheep[1]).stdout
+    assert content[MIB:] == old[MIB:]
+    for at in range(0, MIB, 4096):
+        assert content[at:at + 4096] in (old[at:at + 4096], new[at:at + 4096])
+    cluster.check()
