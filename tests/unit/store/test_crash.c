@@ -166,7 +166,8 @@ static void test_power_cuts(void **state)
     (void)state;
 
     for (uint64_t seed = from; seed < from + seeds(12); seed++)
-        run_seed(seed, 8, seed % 4 == 1 ? 8 << 20 : 48 << 20, (enum disk_durability)(seed % 3));
+        run_seed(seed, 8, seed % 4 == 1 ? (2 + 256 + 1024) * 4096 : 48 << 20,
+                 (enum disk_durability)(seed % 3));
 }
 
 int main(void)
