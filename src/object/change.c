@@ -457,7 +457,8 @@ fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
         return -EINVAL;
     if (o->stopping || owner->cancelled)
         return -ECANCELED;
-    if ((c->kind == OBJECT_WRITE || c->kind == OBJECT_CLONE) &&
+    /* Index blocks may use the margin: opening, discarding and deleting go on when all is full. */
+    if (c->oid.level == 0 && (c->kind == OBJECT_WRITE || c->kind == OBJECT_CLONE) &&
         is_full(o, group_map(o, c->oid.group), bytes))
         return -ENOSPC;
     struct change ch;
