@@ -47,11 +47,11 @@ static fiber_fn void scene_changes(struct trio *t)
     CHECK(trio_byte(trio_objects(t, 1), clone, 120) == 0x44);
     CHECK(trio_byte(trio_objects(t, 1), clone, 99) == 0x11);
     CHECK(trio_byte(trio_objects(t, 2), a, 120) == 0x11);
-    CHECK(change(o, &w, OBJECT_CLONE, trio_oid(t, 23, 0, 3), trio_oid(t, 22, 0, 3), 0, V(1, 5), 0, 0) ==
-          -ENOENT);
+    CHECK(change(o, &w, OBJECT_CLONE, trio_oid(t, 23, 0, 3), trio_oid(t, 22, 0, 3), 0, V(1, 5), 0,
+                 0) == -ENOENT);
     /* Nonsense is refused before anything is sent. */
-    CHECK(change(o, &w, OBJECT_CLONE, trio_oid(t, 23, 0, 3), trio_oid(t, 23, 0, 3), 0, V(1, 5), 0, 0) ==
-          -EINVAL);
+    CHECK(change(o, &w, OBJECT_CLONE, trio_oid(t, 23, 0, 3), trio_oid(t, 23, 0, 3), 0, V(1, 5), 0,
+                 0) == -EINVAL);
     /* Punch, removal, and a rewrite with a newer version. */
     CHECK(change(o, &w, OBJECT_PUNCH, a, a, V(1, 2), V(1, 6), 0, 4096) == 0);
     CHECK(trio_byte(trio_objects(t, 2), a, 1) == 0);

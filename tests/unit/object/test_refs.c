@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Promise: reference messages are applied once, on all in-sync nodes; what dies is removed everywhere, index blocks
- * after everything below them was dropped; nothing else is touched.
+ * Promise: reference messages are applied once, on all in-sync nodes; what dies is removed
+ * everywhere, index blocks after everything below them was dropped; nothing else is touched.
  */
 #include "base/log.h"
 #include "trio.h"
@@ -44,7 +44,8 @@ static fiber_fn void put_block(struct trio *t, struct objects *o, const struct o
 }
 
 /* Image `vid`: root, leaf 0 with two data objects of its own (positions 0 and 2). */
-static fiber_fn void put_image(struct trio *t, const struct object_owner *w, uint64_t vid, uint64_t *sequence)
+static fiber_fn void put_image(struct trio *t, const struct object_owner *w, uint64_t vid,
+                               uint64_t *sequence)
 {
     struct objects *o = trio_objects(t, 0);
     CHECK(trio_write(o, w, trio_oid(t, vid, 0, 0), 0, V(1, ++*sequence), 0, 4096, 1) == 0);
@@ -56,8 +57,8 @@ static fiber_fn void put_image(struct trio *t, const struct object_owner *w, uin
 }
 
 /* Root of `vid` is a copy of the root of `of`: entries with generation + 1. */
-static fiber_fn void put_root_copy(struct trio *t, const struct object_owner *w, uint64_t vid, uint64_t of,
-                                   uint32_t generation, uint64_t *sequence)
+static fiber_fn void put_root_copy(struct trio *t, const struct object_owner *w, uint64_t vid,
+                                   uint64_t of, uint32_t generation, uint64_t *sequence)
 {
     const struct index_entry root[TRIO_ENTRIES] = {{.vid = of, .generation = generation}};
     put_block(t, trio_objects(t, 0), w, trio_oid(t, vid, 2, 0), V(1, ++*sequence), root);
@@ -135,7 +136,8 @@ static void test_shared(void **state)
     trio_run(scene_shared, 3, 12);
 }
 
-/* V3: the owner drops with copied = 1; every message is repeated; an old stamp or term is refused. */
+/* V3: the owner drops with copied = 1; every message is repeated; an old stamp or term is refused.
+ */
 static fiber_fn void scene_owner(struct trio *t)
 {
     struct object_owner w = trio_owner(2, 20);
@@ -193,7 +195,8 @@ static fiber_fn void scene_batches(struct trio *t)
     CHECK(ops);
     for (unsigned i = 0; i < COUNT; i++) {
         if (i % 20 == 0)
-            CHECK(trio_write(trio_objects(t, 0), &w, trio_oid(t, 20, 0, i), 0, V(1, i + 1), 0, 512, 7) == 0);
+            CHECK(trio_write(trio_objects(t, 0), &w, trio_oid(t, 20, 0, i), 0, V(1, i + 1), 0, 512,
+                             7) == 0);
         ops[i] = (struct ref_op){
             .kind = REF_DROP,
             .target = trio_oid(t, 20, 0, i),
@@ -215,7 +218,8 @@ static void test_batches(void **state)
     trio_run(scene_batches, 3, 2);
 }
 
-/* Cascades while nodes are killed and the power goes: at rest, nothing is left and nothing was taken early. */
+/* Cascades while nodes are killed and the power goes: at rest, nothing is left and nothing was
+ * taken early. */
 static fiber_fn void scene_killed(struct trio *t)
 {
     const struct object_owner w = trio_owner(1, 20);
@@ -250,7 +254,7 @@ int main(void)
     if (getenv("ONLY"))
         cmocka_set_test_filter(getenv("ONLY"));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cascade), cmocka_unit_test(test_shared),  cmocka_unit_test(test_owner),
+        cmocka_unit_test(test_cascade), cmocka_unit_test(test_shared), cmocka_unit_test(test_owner),
         cmocka_unit_test(test_batches), cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

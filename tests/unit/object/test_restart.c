@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Promise: C1 to C3 for objects, as far as nodes come back: pipelined changes of many objects, while replicas restart,
- * connections break and the owner itself dies, are applied once and in order; after a takeover and object_reconcile()
- * all copies are equal, answered changes are there, and at most one unanswered step more per object.
+ * Promise: C1 to C3 for objects, as far as nodes come back: pipelined changes of many objects,
+ * while replicas restart, connections break and the owner itself dies, are applied once and in
+ * order; after a takeover and object_reconcile() all copies are equal, answered changes are there,
+ * and at most one unanswered step more per object.
  */
 #include "base/log.h"
 #include "trio.h"
@@ -12,14 +13,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOG_MODULE "test"
+#define LOG_MODULE        "test"
 #define V(term, sequence) (((uint64_t)(term) << 40) | (sequence))
-#define OBJECTS  6u
-#define PIPELINE 4u
-#define STEPS    60u
-#define SIZE     20000u
+#define OBJECTS           6u
+#define PIPELINE          4u
+#define STEPS             60u
+#define SIZE              20000u
 
-/* Each change writes `fill` = low byte of its number over the whole object, so content tells the version. */
+/* Each change writes `fill` = low byte of its number over the whole object, so content tells the
+ * version. */
 struct workload {
     struct trio *t;
     struct object_owner owner;
@@ -204,8 +206,8 @@ static fiber_fn void take_over(struct workload *w, struct trio *t, uint64_t abov
 {
     struct object_owner next = trio_owner(2, 20);
     found_count = 0;
-    CHECK(object_reconcile(trio_objects(t, 1), &next, (struct vid){20}, (struct version){above}, add_found,
-                           NULL) == 0);
+    CHECK(object_reconcile(trio_objects(t, 1), &next, (struct vid){20}, (struct version){above},
+                           add_found, NULL) == 0);
     unsigned expected = 0;
     for (unsigned k = 0; k < OBJECTS; k++)
         expected += w->chains[k].answered > above;
@@ -247,8 +249,8 @@ static void test_takeover(void **state)
 
 /* --- evening out --- */
 
-static fiber_fn void own_change(struct trio *t, unsigned node, enum store_change_kind kind, struct oid oid,
-                                uint64_t prev, uint64_t next, uint8_t fill)
+static fiber_fn void own_change(struct trio *t, unsigned node, enum store_change_kind kind,
+                                struct oid oid, uint64_t prev, uint64_t next, uint8_t fill)
 {
     uint8_t bytes[512];
     memset(bytes, fill, sizeof(bytes));
@@ -279,15 +281,17 @@ static fiber_fn void scene_uneven(struct trio *t)
             for (unsigned i = 0; i < TRIO_NODES; i++) {
                 if (!(mask >> i & 1))
                     continue;
-                static const enum store_change_kind kinds[] = {STORE_WRITE, STORE_WRITE, STORE_PUNCH,
-                                                               STORE_REMOVE};
+                static const enum store_change_kind kinds[] = {STORE_WRITE, STORE_WRITE,
+                                                               STORE_PUNCH, STORE_REMOVE};
                 own_change(t, i, kinds[kind], oid, kind > 0 ? V(1, 1) : 0, V(1, 2), 2);
             }
             struct object_found f;
             CHECK(object_reconcile_one(trio_objects(t, 1), &next, &oid, &f) == 0);
             CHECK(f.version.value == V(1, 2) && f.tombstone == (kind == 3));
             for (unsigned i = 0; i < TRIO_NODES; i++)
-                CHECK(trio_byte(trio_objects(t, i), oid, 0) == (kind == 3 ? -1 : kind == 2 ? 0 : 2));
+                CHECK(trio_byte(trio_objects(t, i), oid, 0) == (kind == 3   ? -1
+                                                                : kind == 2 ? 0
+                                                                            : 2));
         }
     }
     trio_check_equal(t);
@@ -310,8 +314,8 @@ static int cancelled_result;
 static fiber_fn void cancelled_main(void *arg)
 {
     struct trio *t = arg;
-    cancelled_result =
-        trio_write(trio_objects(t, 0), &cancelled_owner, trio_oid(t, 20, 0, 0), 0, V(1, 1), 0, 4096, 1);
+    cancelled_result = trio_write(trio_objects(t, 0), &cancelled_owner, trio_oid(t, 20, 0, 0), 0,
+                                  V(1, 1), 0, 4096, 1);
 }
 
 static bool has_result(void *arg)
@@ -365,7 +369,8 @@ static fiber_fn void scene_rot(struct trio *t)
     uint8_t pattern[4096], bytes[4096];
     memset(pattern, 0x5a, sizeof(pattern));
     CHECK(trio_write(trio_objects(t, 0), &w, oid, 0, V(1, 1), 0, 8192, 0x5a) == 0);
-    CHECK(found_bytes(sim_disk_bytes(t->sim, t->nodes[0].disk), 40u << 20, pattern, sizeof(pattern)));
+    CHECK(
+        found_bytes(sim_disk_bytes(t->sim, t->nodes[0].disk), 40u << 20, pattern, sizeof(pattern)));
     struct version v;
     CHECK(object_read(trio_objects(t, 0), &oid, 0, 4096, bytes, &v) == 0);
     CHECK(memcmp(bytes, pattern, sizeof(bytes)) == 0 && v.value == V(1, 1));
@@ -374,7 +379,8 @@ static fiber_fn void scene_rot(struct trio *t)
     CHECK(memcmp(bytes, pattern, sizeof(bytes)) == 0 && v.value == V(1, 1));
     /* All copies bad: told, never invented. */
     for (unsigned i = 0; i < TRIO_NODES; i++)
-        while (found_bytes(sim_disk_bytes(t->sim, t->nodes[i].disk), 40u << 20, pattern, sizeof(pattern)))
+        while (found_bytes(sim_disk_bytes(t->sim, t->nodes[i].disk), 40u << 20, pattern,
+                           sizeof(pattern)))
             ;
     CHECK(object_read(trio_objects(t, 0), &oid, 0, 4096, bytes, &v) == -EUCLEAN);
 }
@@ -390,8 +396,9 @@ int main(void)
     if (getenv("ONLY"))
         cmocka_set_test_filter(getenv("ONLY"));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_drops),    cmocka_unit_test(test_restart), cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_takeover), cmocka_unit_test(test_uneven),  cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_drops),  cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_killed), cmocka_unit_test(test_takeover),
+        cmocka_unit_test(test_uneven), cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_rot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -202,7 +202,8 @@ static fiber_fn void scene_main(void *arg)
             trio_stop_node(t, i);
 }
 
-static void init(struct trio *t, fiber_fn void (*scene)(struct trio *t), unsigned copies, uint64_t seed)
+static void init(struct trio *t, fiber_fn void (*scene)(struct trio *t), unsigned copies,
+                 uint64_t seed)
 {
     *t = (struct trio){
         .seed = seed, .random = seed, .copies = copies, .group_count = 8, .scene = scene};
@@ -284,8 +285,9 @@ struct object_owner trio_owner(uint64_t term, uint64_t vid)
     return (struct object_owner){.volume = 7, .term = {term}, .vid = {vid}};
 }
 
-fiber_fn int trio_write(struct objects *o, const struct object_owner *owner, struct oid oid, uint64_t prev,
-                        uint64_t next, uint32_t offset, uint32_t length, uint8_t fill)
+fiber_fn int trio_write(struct objects *o, const struct object_owner *owner, struct oid oid,
+                        uint64_t prev, uint64_t next, uint32_t offset, uint32_t length,
+                        uint8_t fill)
 {
     void *data = buf_get(o->rt, length);
     memset(data, fill, length);
@@ -350,7 +352,8 @@ fiber_fn void trio_check_equal(struct trio *t)
             store_stat(t->nodes[0].store, &entries[k].oid, &a);
             store_stat(t->nodes[i].store, &entries[k].oid, &b);
             if (a.end != b.end || a.block_count != b.block_count)
-                fprintf(stderr, "seed %llu: node %u: end %u, %u blocks; node 0: end %u, %u blocks\n",
+                fprintf(stderr,
+                        "seed %llu: node %u: end %u, %u blocks; node 0: end %u, %u blocks\n",
                         (unsigned long long)t->seed, i, b.end, b.block_count, a.end, a.block_count);
             CHECK(a.end == b.end && a.block_count == b.block_count);
             if (a.end == 0)

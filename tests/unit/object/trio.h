@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Three nodes (store, cluster, objects) in one process, over io_uring with the `local` driver and real loopback
- * sockets, or in the simulator. A scene is a fiber that drives them.
+ * Three nodes (store, cluster, objects) in one process, over io_uring with the `local` driver and
+ * real loopback sockets, or in the simulator. A scene is a fiber that drives them.
  */
 #pragma once
 #include "object/object_internal.h"
@@ -36,7 +36,8 @@ struct trio {
     uint64_t random;
 };
 
-/* Runs the scene with formatted nodes: once over io_uring, and over the simulator with several seeds. */
+/* Runs the scene with formatted nodes: once over io_uring, and over the simulator with several
+ * seeds. */
 void trio_run(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds);
 void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds);
 
@@ -61,8 +62,9 @@ struct oid trio_oid(struct trio *t, uint64_t vid, unsigned level, uint32_t index
 /* The owner of volume 7 with that term. */
 struct object_owner trio_owner(uint64_t term, uint64_t vid);
 /* One write of `length` bytes of `fill` at `offset`. */
-fiber_fn int trio_write(struct objects *o, const struct object_owner *owner, struct oid oid, uint64_t prev,
-                        uint64_t next, uint32_t offset, uint32_t length, uint8_t fill);
+fiber_fn int trio_write(struct objects *o, const struct object_owner *owner, struct oid oid,
+                        uint64_t prev, uint64_t next, uint32_t offset, uint32_t length,
+                        uint8_t fill);
 /* The object's byte at offset, through node i; -1 absent. */
 fiber_fn int trio_byte(struct objects *o, struct oid oid, uint32_t offset);
 /* C3: the stores of all nodes hold the same objects at the same versions and with the same meta. */
