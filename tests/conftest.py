@@ -97,6 +97,7 @@ def shared():
     try:
         cluster.up()
         yield cluster
-        cluster.stop_all()
+        if all(sheep.alive() for sheep in cluster.sheep):
+            cluster.stop_all()
     finally:
         cluster.destroy()

@@ -135,13 +135,17 @@ def test_fio_verify_survives_kill_9_of_all(cluster):
         folder = os.path.join(cluster.folder, f"fio-{number}")
         os.mkdir(folder)
         cluster.create(f"fio{number}", "64M")
+        wait_for(lambda: opens(sheep, f"fio{number}"), "the volume to open", 60, step_s=0.1)
         common = ["fio", "--name=kill", "--ioengine=nbd", f"--uri={sheep.uri(f'fio{number}')}", "--rw=randwrite",
                   "--bs=4k", "--iodepth=32", "--size=64M", f"--randseed={SEED + number}", "--verify=crc32c"]
         process = subprocess.Popen(common + ["--do_verify=0", "--write_lat_log=log", "--log_offset=1"], cwd=folder,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        killer = Killer(cluster, 0.3 + rng.random() * 0.5, [0, 0, 0])
+        written = cluster.usage()[0]["data_bytes"] + (1 << 20)
+        wait_for(lambda: cluster.usage()[0]["data_bytes"] > written, "fio to write", 60)
+        killer = Killer(cluster, rng.random() * 0.7, [0, 0, 0])
         killer.start()
         output, _ = process.communicate(timeout=120)
+        assert b"connected" in output, f"fio did not start: {output.decode()}"
         killer.join(60)
         for one in cluster.sheep:
             one.process.wait(timeout=60)

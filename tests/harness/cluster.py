@@ -191,7 +191,10 @@ class Cluster:
             sheep.process.wait(timeout=60)
 
     def stop_all(self):
+        """Orderly end of all at once. Closing a volume needs all nodes, so open volumes are waited for first."""
         errors = []
+        if all(sheep.alive() for sheep in self.sheep):
+            wait_for(lambda: self.dog_json("cluster", "info")["backlog"]["open"] == 0, "all volumes to be closed", 30)
         for sheep in self.sheep:
             sheep.terminate()
         for sheep in self.sheep:

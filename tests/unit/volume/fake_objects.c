@@ -71,6 +71,7 @@ struct fake_world {
     uint64_t group_sequence[GROUP_MAX];
     unsigned group_dying[GROUP_MAX];
     struct fake_stats stats;
+    struct oid refused;
 };
 
 struct objects {
@@ -594,7 +595,8 @@ fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
         return -ECANCELED;
     if (allocates && chance(w, w->options.full_permille))
         return -ENOSPC;
-    if (chance(w, w->options.stale_permille)) {
+    if (chance(w, w->options.stale_permille) && !oid_equal(&c->oid, &w->refused)) {
+        w->refused = c->oid; /* not twice in a row: callers try only so often */
         fiber_yield();
         return -ESTALE;
     }

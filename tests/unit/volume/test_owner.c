@@ -46,7 +46,7 @@ struct test {
     uint64_t next_value, next_tag;
     bool stop;
     unsigned workers[GATEWAY_COUNT];
-    uint64_t ops;
+    uint64_t ops, crashes;
 };
 
 #define CHECK(cond)                                                                                \
@@ -625,6 +625,7 @@ static fiber_fn void settle_doubts_main(void *arg)
 static void crash(struct test *t, struct gateway *g)
 {
     bool at_once = draw(t, 2);
+    t->crashes++;
     gateway_crash(g, at_once);
     doubt(t, g->number);
     if (!at_once) {
@@ -665,6 +666,17 @@ static fiber_fn void rest_main(void *arg)
     CHECK(r.findings == 0);
     CHECK(r.objects_stored == r.objects_reachable);
     CHECK(r.objects_stored == fake_world_object_count(t->h.world));
+    struct volume_info *list;
+    size_t count, known = 0;
+    CHECK(volume_list(a->g->vs, NULL, &list, &count) == 0);
+    for (unsigned i = 0; i < VOLUME_COUNT; i++)
+        known += t->volumes[i].exists;
+    for (unsigned i = 0; i < SNAPSHOT_COUNT; i++)
+        known += t->snapshots[i].exists;
+    for (size_t i = 0; known != count && i < count; i++)
+        fprintf(stderr, "there is %s@%s\n", list[i].name, list[i].tag);
+    CHECK(known == count);
+    free(list);
     CHECK(fake_world_key_count(t->h.world, a->g->objects) == 0);
 }
 
@@ -736,9 +748,9 @@ static void run_seed(uint64_t seed)
     struct fake_stats stats;
     fake_world_stats(t->h.world, &stats);
     fprintf(stderr,
-            "  %" PRIu64 " guest operations, %" PRIu64 " changes, %" PRIu64 " clones, %" PRIu64
-            " references, %" PRIu64 " blocks taken apart\n",
-            t->ops, stats.changes, stats.clones, stats.refs, stats.cascades);
+            "  %" PRIu64 " crashes, %" PRIu64 " guest operations, %" PRIu64 " changes, %" PRIu64
+            " clones, %" PRIu64 " references, %" PRIu64 " blocks taken apart\n",
+            t->crashes, t->ops, stats.changes, stats.clones, stats.refs, stats.cascades);
     harness_stop(&t->h);
     free(t);
 }
