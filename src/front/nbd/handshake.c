@@ -219,14 +219,36 @@ static void append_info(struct handshake *h, const struct nbd_option *o,
     nbd_reply_ack(&h->out, o->code);
 }
 
+/* A gateway keeps a volume for a moment after its last user has gone. A client that comes to
+ * another one meanwhile (dog made or cloned the volume there, or the guest has just moved) waits
+ * for that, and is refused only if it is in use. */
+#define OPEN_BUSY_WAIT_NS (3 * NS_PER_S)
+#define OPEN_BUSY_STEP_NS (50 * NS_PER_MS)
+
+static fiber_fn int open_when_free(struct handshake *h, const struct export_name *n,
+                                   struct volume_error *error)
+{
+    struct connection *c = h->c;
+    struct rt *rt = c->server->rt;
+    unsigned flags = n->tag[0] ? VOLUME_READ_ONLY : 0;
+    uint64_t end = clock_now(rt) + OPEN_BUSY_WAIT_NS;
+    for (;;) {
+        *error = (struct volume_error){0};
+        int r = volume_open(volumes_of(h), n->name, n->tag, flags, &c->volume, error);
+        if (r != -EBUSY || c->server->stopping || clock_now(rt) >= end)
+            return r;
+        r = fiber_sleep(rt, OPEN_BUSY_STEP_NS);
+        if (r < 0)
+            return r;
+    }
+}
+
 /* Opens the export for the transmission phase. */
 static fiber_fn int open_export(struct handshake *h, const struct export_name *n,
                                 struct volume_error *error)
 {
     struct connection *c = h->c;
-    *error = (struct volume_error){0};
-    unsigned flags = n->tag[0] ? VOLUME_READ_ONLY : 0;
-    int r = volume_open(volumes_of(h), n->name, n->tag, flags, &c->volume, error);
+    int r = open_when_free(h, n, error);
     if (r < 0)
         return r;
     export_name_format(n, c->export_name);
