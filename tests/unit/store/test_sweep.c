@@ -30,10 +30,11 @@ const char *__asan_default_options(void)
     return "detect_leaks=0";
 }
 
-enum scenario { SCENARIO_WRITES, SCENARIO_METAS };
+enum scenario { SCENARIO_WRITES, SCENARIO_FULL, SCENARIO_METAS };
 
 /* Writer i overwrites whole objects of 64 blocks with the number of the write; or sets the meta of
- * METAS objects at once, which fills the log faster than checkpoints can empty it. */
+ * METAS objects at once, which fills the log faster than checkpoints can empty it. SCENARIO_FULL:
+ * objects of 8 blocks, and hardly a free block, so that what is freed is reused at once. */
 struct writer {
     struct sweep *sweep;
     unsigned id;
@@ -47,6 +48,7 @@ struct sweep {
     struct writer writers[WRITERS];
     enum scenario scenario;
     unsigned writes;
+    uint32_t object_bytes;
     bool finished;
     char error[256];
 };
@@ -62,39 +64,66 @@ static void finding(void *arg, const char *text)
     note(arg, text, 0);
 }
 
-#define OBJECT_BYTES (64u * 4096)
-
 static struct oid writer_oid(unsigned id)
 {
     return (struct oid){.vid = 7, .index = id};
 }
 
+static fiber_fn int write_next(struct writer *w, uint8_t *data)
+{
+    struct store_extent extent = {0, w->sweep->object_bytes};
+    struct iovec iov = {data, extent.length};
+    struct store_change c = {.kind = STORE_WRITE,
+                             .oid = writer_oid(w->id),
+                             .prev = {w->tried},
+                             .next = {w->tried + 1},
+                             .extents = &extent,
+                             .extent_count = 1,
+                             .iov = &iov,
+                             .iov_count = 1};
+    int r;
+
+    memset(data, (int)++w->tried, extent.length);
+    r = store_apply(w->sweep->s, &c, NULL);
+    if (r == 0)
+        w->answered = w->tried;
+    return r;
+}
+
 static void writer_fiber(void *arg)
 {
     struct writer *w = arg;
-    uint8_t *data = aligned_alloc(4096, OBJECT_BYTES);
+    uint8_t *data = aligned_alloc(4096, w->sweep->object_bytes);
+    int r = 0;
 
-    while (w->tried < w->sweep->writes) {
-        struct store_extent extent = {0, OBJECT_BYTES};
-        struct iovec iov = {data, OBJECT_BYTES};
-        struct store_change c = {.kind = STORE_WRITE,
-                                 .oid = writer_oid(w->id),
-                                 .prev = {w->tried},
-                                 .next = {w->tried + 1},
-                                 .extents = &extent,
-                                 .extent_count = 1,
-                                 .iov = &iov,
-                                 .iov_count = 1};
-        memset(data, (int)++w->tried, OBJECT_BYTES);
-        int r = store_apply(w->sweep->s, &c, NULL);
-        if (r == -EIO)
-            break;
-        if (r < 0)
-            note(w->sweep, "a write failed", r);
-        w->answered = w->tried;
-    }
+    while (r == 0 && w->tried < w->sweep->writes)
+        r = write_next(w, data);
+    if (r < 0 && r != -EIO)
+        note(w->sweep, "a write failed", r);
     free(data);
     wgroup_finish(&w->sweep->group);
+}
+
+/* Fills the store up, once the writers' objects are there. */
+static fiber_fn void fill_up(struct sweep *w)
+{
+    uint8_t *data = aligned_alloc(4096, 64 * 4096);
+    struct writer filler = {.sweep = w, .id = 1000};
+    uint32_t bytes = w->object_bytes;
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < WRITERS; i++)
+        r = write_next(&w->writers[i], data);
+    for (w->object_bytes = 32 * 4096; r == 0 && w->object_bytes >= 4096; w->object_bytes /= 2) {
+        while ((r = write_next(&filler, data)) == 0) {
+            filler.id++;
+            filler.tried = 0;
+        }
+        filler.tried = 0;
+        r = r == -ENOSPC ? 0 : r;
+    }
+    w->object_bytes = bytes;
+    free(data);
 }
 
 #define METAS 50u
@@ -178,10 +207,13 @@ static void write_fiber(void *arg)
 
     if (store_open(w->rt, "disk", NULL, &w->s) < 0)
         return;
+    for (unsigned i = 0; i < WRITERS; i++)
+        w->writers[i] = (struct writer){.sweep = w, .id = i};
+    if (w->scenario == SCENARIO_FULL)
+        fill_up(w);
     wgroup_init(&w->group);
     wgroup_add(&w->group, WRITERS);
     for (unsigned i = 0; i < WRITERS; i++) {
-        w->writers[i] = (struct writer){.sweep = w, .id = i};
         fiber_spawn(w->rt, "writer", w->scenario == SCENARIO_METAS ? meta_fiber : writer_fiber,
                     &w->writers[i]);
     }
@@ -193,7 +225,7 @@ static void verify_fiber(void *arg)
 {
     struct sweep *w = arg;
     struct store_check_report report;
-    uint8_t *data = aligned_alloc(4096, OBJECT_BYTES);
+    uint8_t *data = aligned_alloc(4096, w->object_bytes);
     int r = store_check(w->rt, "disk", true, finding, w, &report);
 
     if (r == 0)
@@ -206,13 +238,13 @@ static void verify_fiber(void *arg)
         note(w, "taken for damaged", 0);
     for (unsigned i = 0; i < WRITERS && w->scenario == SCENARIO_METAS; i++)
         verify_metas(w, i);
-    for (unsigned i = 0; i < WRITERS && w->scenario == SCENARIO_WRITES; i++) {
+    for (unsigned i = 0; i < WRITERS && w->scenario != SCENARIO_METAS; i++) {
         struct oid oid = writer_oid(i);
         struct version v = {0};
-        r = store_read(w->s, &oid, 0, OBJECT_BYTES, data, &v);
+        r = store_read(w->s, &oid, 0, w->object_bytes, data, &v);
         if (v.value < w->writers[i].answered || v.value > w->writers[i].tried)
             note(w, "an answered write is lost", (int)v.value);
-        for (uint32_t k = 0; r == 0 && k < OBJECT_BYTES; k++) {
+        for (uint32_t k = 0; r == 0 && k < w->object_bytes; k++) {
             if (data[k] != (uint8_t)v.value)
                 r = -EUCLEAN;
         }
@@ -240,7 +272,8 @@ static bool run(enum scenario scenario, enum sim_fault fault, uint64_t nth,
     if (getenv("STORE_LOG") == NULL)
         dup2(null, 2);
     w->scenario = scenario;
-    w->writes = 170;
+    w->writes = scenario == SCENARIO_FULL ? 250 : 170;
+    w->object_bytes = (scenario == SCENARIO_FULL ? 8 : 64) * 4096;
     w->rt = sim_node_new(sim, NULL);
     assert_int_equal(sim_disk_new(sim, "disk", SIZE, durability), 0);
     sim_do(sim, w->rt, format_fiber, w);
@@ -248,6 +281,7 @@ static bool run(enum scenario scenario, enum sim_fault fault, uint64_t nth,
     sim_do(sim, w->rt, write_fiber, w);
     finished = w->finished;
     sim_disk_fault(sim, "disk", DISK_WRITE, SIM_FAULT_NONE, 0);
+    w->object_bytes = (scenario == SCENARIO_FULL ? 8 : 64) * 4096; /* fill_up() was cut off */
     sim_do(sim, w->rt, verify_fiber, w);
     if (w->error[0] != '\0')
         snprintf(error, sizeof(error), "fault %d at operation %llu: %s", (int)fault,
@@ -280,6 +314,12 @@ static void test_power_cut_everywhere(void **state)
     sweep(SCENARIO_WRITES, SIM_FAULT_CRASH, DISK_WRITE_BACK);
 }
 
+static void test_power_cut_on_full_disk(void **state)
+{
+    (void)state;
+    sweep(SCENARIO_FULL, SIM_FAULT_CRASH, DISK_WRITE_BACK);
+}
+
 static void test_error_everywhere(void **state)
 {
     (void)state;
@@ -296,6 +336,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_power_cut_everywhere),
+        cmocka_unit_test(test_power_cut_on_full_disk),
         cmocka_unit_test(test_error_everywhere),
         cmocka_unit_test(test_power_cut_with_full_log),
     };
