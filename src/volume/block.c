@@ -93,6 +93,7 @@ static void block_set_entries(struct instance *in, struct block *b, struct index
     struct volumes *vs = in->vs;
     block_forget_entries(vs, b);
     b->entries = entries;
+    b->reload = false;
     if (b->level == 2)
         return; /* B1 */
     vs->cache_bytes += entries_size(in);
@@ -223,7 +224,7 @@ static void block_set_owed(struct instance *in, struct block *b, struct index_ow
 fiber_fn int block_load(struct instance *in, struct block *b)
 {
     ASSERT(b->lock.owner == fiber_current());
-    if (b->entries)
+    if (b->entries && !b->reload)
         return 0;
     struct index_entry *entries = entries_new(entries_size(in));
     if (!entries)
@@ -381,7 +382,7 @@ static fiber_fn int block_failed(struct instance *in, struct block *b, const str
         if (!r) { /* what is on disk counts: read it again */
             b->version = found.version;
             b->own = b->own || (found.version.value != 0 && !found.tombstone);
-            block_forget_entries(in->vs, b);
+            b->reload = true;
             return -EAGAIN;
         }
     }
@@ -409,7 +410,7 @@ static void block_written(struct instance *in, struct block *b, const struct blo
 fiber_fn int block_write(struct instance *in, struct block *b, const struct block_change *changes,
                          unsigned change_count, const struct index_owed *owed, unsigned owed_count)
 {
-    ASSERT(b->lock.owner == fiber_current() && b->entries && !in->frozen);
+    ASSERT(b->lock.owner == fiber_current() && b->entries && !b->reload && !in->frozen);
     ASSERT(!b->own || b->version.value != 0);
     struct index_owed *list = NULL;
     if (owed_count > 0) {

@@ -20,6 +20,7 @@
 #define LOG_MODULE "volume"
 
 #define READ_ATTEMPT_MAX 16 /* an object may be replaced under a read that often */
+#define REPAIR_MAX       3  /* times a change is sent again after its object was evened out */
 
 /* A change of one object as the caller wants it. */
 struct op {
@@ -27,6 +28,7 @@ struct op {
     struct object_extent extent;
     const struct iovec *iov; /* OBJECT_WRITE */
     bool whole;              /* covers all that the image has of the object */
+    unsigned repairs;        /* of the object when the change was sent last */
 };
 
 uint32_t data_span(const struct instance *in, uint32_t index)
@@ -160,7 +162,7 @@ static fiber_fn int repair(struct active *a, unsigned repairs)
 
 /* Sends one change and sees to its answer. `creates`: the caller has the object to itself. Returns
  * -EAGAIN when it should be decided and sent again. */
-static fiber_fn int send_change(struct active *a, const struct op *op, struct object_change *c,
+static fiber_fn int send_change(struct active *a, struct op *op, struct object_change *c,
                                 bool creates)
 {
     struct instance *in = a->in;
@@ -168,6 +170,7 @@ static fiber_fn int send_change(struct active *a, const struct op *op, struct ob
     struct flight flight;
     c->oid = image_oid(&in->image, in->image.vid.value, 0, a->index);
     c->next = instance_next_version(in);
+    op->repairs = a->repairs;
     flight_begin(in, a, &flight, c->next, op->extent.offset, op->extent.length);
     if (!creates)
         active_set_version(a, c->next);
@@ -194,7 +197,7 @@ static fiber_fn int send_change(struct active *a, const struct op *op, struct ob
 
 /* D2: the first change of this object by this vid. The object was found to be shared or a hole in
  * this very step. */
-static fiber_fn int create_object(struct active *a, const struct op *op, uint64_t source_vid)
+static fiber_fn int create_object(struct active *a, struct op *op, uint64_t source_vid)
 {
     ASSERT(!a->exclusive && list_empty(&a->flights));
     bool clone = source_vid != 0 && !(op->kind == OBJECT_WRITE && op->whole);
@@ -216,13 +219,14 @@ static fiber_fn int create_object(struct active *a, const struct op *op, uint64_
     a->exclusive = true;
     int r = send_change(a, &own, &c, true);
     active_unlock(a);
+    op->repairs = own.repairs;
     if (r == -ENOENT)
         log_error("object %u of volume %s is missing", a->index, a->in->name);
     return r;
 }
 
 /* One attempt; -EAGAIN asks for another. */
-static fiber_fn int try_change(struct active *a, const struct op *op)
+static fiber_fn int try_change(struct active *a, struct op *op)
 {
     struct instance *in = a->in;
     while (a->exclusive)
@@ -264,10 +268,10 @@ static int guest_error(struct active *a, int r)
     return -EIO;
 }
 
-static fiber_fn int change_object(struct active *a, const struct op *op)
+static fiber_fn int change_object(struct active *a, struct op *op)
 {
     for (unsigned repaired = 0;;) {
-        unsigned repairs = a->repairs;
+        op->repairs = a->repairs;
         int r = try_change(a, op);
         if (r == -EINPROGRESS)
             continue;
@@ -275,10 +279,10 @@ static fiber_fn int change_object(struct active *a, const struct op *op)
             return r;
         if (a->in->failed)
             return a->in->failed;
-        int fixed = repair(a, repairs);
+        int fixed = repair(a, op->repairs);
         if (fixed)
             return guest_error(a, fixed);
-        if (r != -EAGAIN || repaired++ > 0)
+        if (r != -EAGAIN || ++repaired >= REPAIR_MAX)
             return guest_error(a, r == -EAGAIN ? -EIO : r);
     }
 }

@@ -38,7 +38,7 @@ void instance_set_state(struct instance *in, enum instance_state state)
     static const bool legal[4][4] = {
         [INSTANCE_OPENING] = {[INSTANCE_OPEN] = true, [INSTANCE_GONE] = true},
         [INSTANCE_OPEN] = {[INSTANCE_CLOSING] = true},
-        [INSTANCE_CLOSING] = {[INSTANCE_GONE] = true},
+        [INSTANCE_CLOSING] = {[INSTANCE_OPEN] = true, [INSTANCE_GONE] = true},
     };
     ASSERT(legal[in->state][state]);
     in->state = state;

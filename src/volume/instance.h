@@ -26,6 +26,7 @@ struct block {
     uint32_t index;
     struct fmutex lock;          /* I1; held across loads and writes */
     struct index_entry *entries; /* NULL: not in memory */
+    bool reload;                 /* they are to be read again, and serve until then */
     bool own;               /* the object is written by this vid (else: shared, or none at all) */
     struct version version; /* of an own block that was read or written; 0 not known */
     unsigned repairs;       /* since the last good write (W7) */
@@ -283,3 +284,6 @@ bool lease_is_ours(const struct instance *in, const struct registry_edit *e);
  * root it is taken back as if it had never begun: -ENOSPC. */
 enum pending_age { PENDING_FRESH, PENDING_FOUND /* begun by somebody else, maybe half done */ };
 fiber_fn int pending_finish(struct instance *in, enum pending_age age);
+/* Takes back what this instance has just begun, before its root was sent. Returns `why` or a worse
+ * error. */
+fiber_fn int pending_abort(struct instance *in, int why);

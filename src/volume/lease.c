@@ -13,11 +13,13 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "volume/instance.h"
+#include "volume/sweep.h"
 
 #define LOG_MODULE "volume"
 
-#define MAP_WAIT_NS   (15 * NS_PER_S)
-#define FENCE_WAIT_NS (60 * NS_PER_S)
+#define MAP_WAIT_NS    (15 * NS_PER_S)
+#define FENCE_WAIT_NS  (60 * NS_PER_S)
+#define CLOSE_AGAIN_NS (5 * NS_PER_S)
 
 /* --- edits under the lease --- */
 
@@ -343,24 +345,36 @@ static bool is_idle(const struct instance *in)
     return in->users + in->operations == 0;
 }
 
-static fiber_fn void close_working(struct instance *in)
+/* Leaves nothing to do for the next owner; 0, or why that cannot be now. */
+static fiber_fn int close_working(struct instance *in)
 {
     settle_stop(in);
     fmutex_lock(&in->settle_lock);
     int r = settle_all(in);
     if (!r)
         r = settle_publish(in);
-    if (r && !in->failed)
-        log_warn(
-            "volume %s could not be closed cleanly: %s; it is tidied up when it is opened next",
-            in->name, err_text(r));
     fmutex_unlock(&in->settle_lock);
+    return r ? r : in->failed;
 }
 
 static int edit_clean(void *arg, struct registry_edit *e)
 {
     e->record->lease.clean = true;
     return 0;
+}
+
+/* Stays open, to be closed later; false when that cannot be. */
+static bool reopen(struct instance *in, int why)
+{
+    struct volumes *vs = in->vs;
+    if (in->failed || vs->stopping)
+        return false;
+    log_warn("volume %s cannot be closed now: %s; trying again", in->name, err_text(why));
+    instance_set_state(in, INSTANCE_OPEN);
+    timer_arm(&in->grace, clock_now(vs->rt) + CLOSE_AGAIN_NS);
+    if (settle_start(in))
+        instance_fail(in, -ENOMEM, "no memory for its background work");
+    return true;
 }
 
 fiber_fn void instance_close(struct instance *in)
@@ -371,12 +385,19 @@ fiber_fn void instance_close(struct instance *in)
     if (in->frozen) {
         registry_release(service_cs(in->vs), in->image.vid);
     } else {
-        close_working(in);
+        int r = close_working(in);
+        if (r && reopen(in, r))
+            return;
         ASSERT(in->failed || list_empty(&in->inflight));
-        if (!in->failed && !settle_has_work(in))
+        if (!r)
             lease_edit(in, NULL, edit_clean, NULL);
+        else if (in->failed != -ENOENT)
+            log_warn("volume %s is not closed cleanly; it is put in order when it is opened next",
+                     in->name);
     }
     instance_set_state(in, INSTANCE_GONE);
+    if (in->failed && in->failed != -ENOENT)
+        sweep_soon(in->vs);
     instance_unref(in);
 }
 

@@ -213,29 +213,36 @@ static fiber_fn int serve_new_image(struct instance *in, enum record_pending_kin
     return r;
 }
 
+/* P3: as if it had never begun. Returns `why`, or what went wrong with that too. */
+static fiber_fn int take_back(struct instance *in, const struct record *rec, int why)
+{
+    const char *other = rec->pending.kind == PENDING_CLONE ? rec->pending.name : NULL;
+    int r = lease_edit(in, other, edit_abort, NULL);
+    if (r && !in->failed)
+        instance_fail(in, r, "a pending operation could not be taken back");
+    return r ? r : why;
+}
+
 static fiber_fn int finish(struct instance *in, const struct record *rec, enum pending_age age)
 {
     enum record_pending_kind kind = rec->pending.kind;
     const char *other = kind == PENDING_CLONE ? rec->pending.name : NULL;
     bool rootless = kind == PENDING_CREATE || kind == PENDING_CLONE;
     const struct image *image = rootless ? &rec->working : &rec->pending.image;
-    struct index_entry *entries;
+    struct index_entry *entries = NULL;
     struct version version;
     int r = source_entries(in, rec, &entries);
-    if (r)
-        return r;
-    r = ensure_root(in, image, entries, age, &version);
-    free(entries);
-    if (r == -ECANCELED)
-        instance_fail(in, r, "a pending operation was cut off");
-    if (r == -ENOSPC && age == PENDING_FRESH) {
-        int undone = lease_edit(in, other, edit_abort, NULL);
-        return undone ? undone : r;
+    bool unsent = r != 0;
+    if (!r) {
+        r = ensure_root(in, image, entries, age, &version);
+        unsent = r == -ENOSPC || r == -ENOMEM;
     }
-    if (r)
-        return r;
+    free(entries);
+    if (r && unsent)
+        return age == PENDING_FRESH ? take_back(in, rec, r) : r;
     struct commit commit = {.vid = image->vid};
-    r = lease_edit(in, other, edit_commit, &commit);
+    if (!r)
+        r = lease_edit(in, other, edit_commit, &commit);
     if (!r)
         r = serve_new_image(in, kind, &commit.image, version);
     if (r && !in->failed)
@@ -251,6 +258,17 @@ fiber_fn int pending_finish(struct instance *in, enum pending_age age)
         return r;
     if (rec.pending.kind != PENDING_NONE)
         r = finish(in, &rec, age);
+    record_done(&rec);
+    return r;
+}
+
+fiber_fn int pending_abort(struct instance *in, int why)
+{
+    struct record rec;
+    int r = in->failed ? in->failed : registry_get(service_cs(in->vs), in->name, &rec);
+    if (r)
+        return r;
+    r = take_back(in, &rec, why);
     record_done(&rec);
     return r;
 }

@@ -84,8 +84,6 @@ static fiber_fn int take_snapshot(struct instance *in, struct begin_call *call,
     struct volumes *vs = in->vs;
     int r = in->failed ? in->failed : settle_pass(in);
     if (!r)
-        r = pending_finish(in, PENDING_FOUND); /* left by an attempt that failed half way */
-    if (!r)
         r = lease_edit(in, NULL, edit_snapshot, call);
     if (r || call->exists)
         return r;
@@ -93,8 +91,7 @@ static fiber_fn int take_snapshot(struct instance *in, struct begin_call *call,
     uint64_t start = clock_now(vs->rt);
     gate_hold(in);
     r = settle_all(in);
-    if (!r)
-        r = pending_finish(in, PENDING_FRESH);
+    r = r ? pending_abort(in, r) : pending_finish(in, PENDING_FRESH);
     gate_release(in);
     *ret_pause_ns = clock_now(vs->rt) - start;
     return r;
@@ -134,8 +131,6 @@ fiber_fn int volume_snapshot(struct volumes *vs, const char *name, const char *t
 static fiber_fn int roll_back(struct instance *in, struct begin_call *call)
 {
     int r = in->failed ? in->failed : settle_all(in);
-    if (!r)
-        r = pending_finish(in, PENDING_FOUND);
     if (!r)
         r = lease_edit(in, NULL, edit_rollback, call);
     return r ? r : pending_finish(in, PENDING_FRESH);
@@ -188,8 +183,6 @@ static int edit_size(void *arg, struct registry_edit *e)
 static fiber_fn int change_size(struct instance *in, uint64_t size)
 {
     int r = in->failed;
-    if (!r)
-        r = pending_finish(in, PENDING_FOUND);
     if (r)
         return r;
     gate_hold(in);

@@ -17,6 +17,7 @@
 #define LOG_MODULE "volume"
 
 #define CARE_AFTER_NS (60 * NS_PER_S) /* L6 */
+#define OWN_AFTER_NS  (5 * NS_PER_S)  /* what failed on this very node */
 #define RETRY_NS      (5 * NS_PER_S)
 
 /* A record that needs somebody, since when. */
@@ -32,6 +33,7 @@ struct sweeper {
     bool running, stop;
     bool due;         /* something happened: look now */
     bool trash_left;  /* there may be trash of ours */
+    bool ruins;       /* a volume may be in disorder on this node */
     uint64_t next_ns; /* else look again then, UINT64_MAX never */
     struct care *cares;
     unsigned care_count;
@@ -92,8 +94,20 @@ static bool has_dying_snapshot(const struct record *r)
     return false;
 }
 
+/* Left by this session: it failed here, and nobody uses it any more. */
+static bool is_own_ruin(struct volumes *vs, const struct record *r)
+{
+    return r->working.vid.value != 0 && !r->lease.clean &&
+           r->lease.session.value == cluster_session(vs->cluster).value &&
+           !instance_find(vs, r->name, NULL);
+}
+
 static bool needs_care(struct volumes *vs, const struct record *r)
 {
+    if (is_own_ruin(vs, r))
+        return true;
+    if (!cluster_is_leader(vs->cluster))
+        return false;
     if (has_dying_snapshot(r))
         return true;
     if (r->working.vid.value == 0)
@@ -140,7 +154,8 @@ static fiber_fn void sweep_records(struct sweeper *s)
         if (!c)
             continue;
         c->seen = true;
-        uint64_t now = clock_now(vs->rt), due = c->since_ns + CARE_AFTER_NS;
+        uint64_t now = clock_now(vs->rt);
+        uint64_t due = c->since_ns + (is_own_ruin(vs, &records[i]) ? OWN_AFTER_NS : CARE_AFTER_NS);
         if (now >= due) {
             c->since_ns = now; /* again that much later if it does not work */
             due = now + CARE_AFTER_NS;
@@ -154,6 +169,7 @@ static fiber_fn void sweep_records(struct sweeper *s)
             s->cares[kept++] = s->cares[i];
     }
     s->care_count = kept;
+    s->ruins = kept > 0;
     registry_list_free(records, count);
 }
 
@@ -172,7 +188,7 @@ static fiber_fn void sweep_once(struct sweeper *s)
             s->next_ns = clock_now(vs->rt) + RETRY_NS;
         }
     }
-    if (cluster_is_leader(vs->cluster) && !s->stop)
+    if (!s->stop && (s->ruins || cluster_is_leader(vs->cluster)))
         sweep_records(s);
 }
 
@@ -214,6 +230,14 @@ void sweep_trash_soon(struct volumes *vs)
 {
     if (vs->sweeper)
         look_soon(vs->sweeper);
+}
+
+void sweep_soon(struct volumes *vs)
+{
+    if (!vs->sweeper)
+        return;
+    vs->sweeper->due = vs->sweeper->ruins = true;
+    waitq_wake_all(&vs->sweeper->work);
 }
 
 fiber_fn void sweep_stop(struct volumes *vs)

@@ -13,5 +13,7 @@ fiber_fn int sweep_start(struct volumes *vs);
 fiber_fn void sweep_stop(struct volumes *vs);
 /* There is new trash. Does not suspend. */
 void sweep_trash_soon(struct volumes *vs);
+/* A volume was left in disorder on this node. */
+void sweep_soon(struct volumes *vs);
 /* All trash, now; for tests and checks. */
 fiber_fn int sweep_trash(struct volumes *vs);

@@ -602,7 +602,6 @@ static fiber_fn void settle_doubts_main(void *arg)
         struct model_snapshot *s = &t->snapshots[i];
         if (!s->doubtful)
             continue;
-        s->claimed = s->doubtful = false;
         const char *name = t->volumes[s->volume].name;
         if (listed(list, count, name, s->tag) && s->deleting) {
             int r;
@@ -615,7 +614,7 @@ static fiber_fn void settle_doubts_main(void *arg)
         } else {
             s->exists = listed(list, count, name, s->tag);
         }
-        s->deleting = false;
+        s->claimed = s->doubtful = s->deleting = false;
         if (!s->exists)
             content_done(&s->content);
     }
