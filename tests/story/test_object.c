@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stories of the object service, one per rule: R3 (barrier between epochs), R6 (sessions), W1
+ * (answers count for their epoch), W4 (a new connection waits for the old one), and that no bytes
+ * from a peer harm the daemon.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "object/serve.h"
+#include "tests/unit/object/trio.h"
+
+#define V(term, sequence) (((uint64_t)(term) << 40) | (sequence))
+
+/* --- a peer made by hand --- */
+
+struct raw {
+    struct conn *conn;
+    uint64_t last_id;
+    struct peer_header answer;
+    uint8_t body[4096];
+};
+
+static const struct map_node *node_of(struct trio *t, unsigned i)
+{
+    struct objects *o = trio_objects(t, i);
+    return map_node(o->map, (uint16_t)o->self);
+}
+
+static fiber_fn void raw_connect(struct trio *t, struct raw *r, unsigned to)
+{
+    *r = (struct raw){0};
+    CHECK(net_connect(t->rt, node_of(t, to)->address, clock_now(t->rt) + 5 * NS_PER_S, &r->conn) ==
+          0);
+}
+
+static fiber_fn void raw_send(struct raw *r, enum peer_type type, uint64_t epoch, uint32_t group,
+                              uint64_t map_version, const void *body, size_t length,
+                              const void *payload, size_t payload_length)
+{
+    uint8_t bytes[PEER_HEADER_BYTES];
+    const struct peer_header h = {
+        .type = type,
+        .id = ++r->last_id,
+        .epoch = epoch,
+        .group = group,
+        .map_version = map_version,
+        .body_length = (uint32_t)length,
+        .payload_length = (uint32_t)payload_length,
+        .payload_crc = crc32c(0, payload, payload_length),
+    };
+    peer_header_put(bytes, &h, body);
+    const struct iovec iov[] = {
+        {bytes, sizeof(bytes)}, {(void *)body, length}, {(void *)payload, payload_length}};
+    (void)conn_write(r->conn, iov, payload_length ? 3 : length ? 2 : 1);
+}
+
+/* Reads an answer; a negative errno when the connection is closed instead. */
+static fiber_fn int raw_answer(struct raw *r)
+{
+    uint8_t bytes[PEER_HEADER_BYTES];
+    int e = conn_read(r->conn, bytes, sizeof(bytes));
+    if (e < 0)
+        return e;
+    CHECK(peer_header_get(bytes, &r->answer) == 0 && r->answer.flags == PEER_REPLY);
+    CHECK(r->answer.body_length <= sizeof(r->body) && r->answer.payload_length == 0);
+    return conn_read(r->conn, r->body, r->answer.body_length);
+}
+
+/* Sends a HELLO as node `as` would, changed by the caller through h. */
+static fiber_fn int raw_hello(struct raw *r, const struct peer_hello *h, uint64_t map_version,
+                              struct peer_hello_reply *ret)
+{
+    struct enc e;
+    enc_init(&e);
+    peer_hello_encode(h, &e);
+    raw_send(r, PEER_HELLO, 0, PEER_NO_GROUP, map_version, e.data, e.length, NULL, 0);
+    enc_done(&e);
+    int n = raw_answer(r);
+    if (n < 0)
+        return n;
+    CHECK(peer_hello_reply_decode(r->body, r->answer.body_length, ret) == 0);
+    return r->answer.status;
+}
+
+static struct peer_hello hello_as(struct trio *t, unsigned as, unsigned to)
+{
+    return (struct peer_hello){
+        .cluster = trio_objects(t, to)->map->cluster,
+        .node = node_of(t, as)->uuid,
+        .target = node_of(t, to)->uuid,
+        .session = node_of(t, as)->session,
+        .version_min = 1,
+        .version_max = 1,
+    };
+}
+
+static fiber_fn void raw_login(struct trio *t, struct raw *r, unsigned as, unsigned to)
+{
+    struct peer_hello_reply reply;
+    raw_connect(t, r, to);
+    const struct peer_hello h = hello_as(t, as, to);
+    CHECK(raw_hello(r, &h, trio_objects(t, to)->map->version, &reply) == 0);
+    CHECK(reply.session.value == node_of(t, to)->session.value);
+}
+
+/* --- R6 --- */
+
+static fiber_fn void scene_refused(struct trio *t)
+{
+    uint64_t version = trio_objects(t, 0)->map->version;
+    struct peer_hello_reply reply;
+    struct raw r;
+    static const int expected[] = {-EMEDIUMTYPE, -ESTALE, -ESTALE, -EAGAIN, -EPROTO};
+    static const char *const said[] = {"belongs to cluster", "is not in map", "is not in map",
+                                       "not served here", "speaks peer protocol"};
+    for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+        struct peer_hello h = hello_as(t, 1, 0);
+        if (i == 0)
+            h.cluster.bytes[0] ^= 1;
+        else if (i == 1)
+            h.session.value += 1000;
+        else if (i == 2)
+            h.node = node_of(t, 2)->uuid; /* another node's session */
+        else if (i == 3)
+            h.target = node_of(t, 2)->uuid;
+        else
+            h.version_min = h.version_max = 9;
+        raw_connect(t, &r, 0);
+        CHECK(raw_hello(&r, &h, version, &reply) == expected[i]);
+        CHECK(strstr(reply.text, said[i]));
+        CHECK(raw_answer(&r) < 0); /* closed */
+        conn_close(r.conn);
+    }
+    /* A request without a hello. */
+    raw_connect(t, &r, 0);
+    raw_send(&r, PEER_PING, 0, PEER_NO_GROUP, version, NULL, 0, NULL, 0);
+    CHECK(raw_answer(&r) < 0);
+    conn_close(r.conn);
+    CHECK(fiber_sleep(t->rt, 100 * NS_PER_MS) == 0);
+    /* A session that leaves the map: nothing of it is done any more. */
+    raw_login(t, &r, 2, 0);
+    raw_send(&r, PEER_PING, 0, PEER_NO_GROUP, version, NULL, 0, NULL, 0);
+    CHECK(raw_answer(&r) == 0 && r.answer.status == 0);
+    trio_stop_node(t, 2);
+    CHECK(raw_answer(&r) < 0);
+    conn_close(r.conn);
+    trio_start_node(t, 2);
+    trio_settle_map(t);
+}
+
+static void test_r6_refused(void **state)
+{
+    trio_run(scene_refused, 3, 5);
+}
+
+/* --- R3 --- */
+
+struct version_wanted {
+    struct objects *o;
+    uint64_t version;
+};
+
+static bool cluster_knows(void *arg)
+{
+    const struct version_wanted *v = arg;
+    return cluster_map(v->o->cluster)->version >= v->version;
+}
+
+static bool acts_on(void *arg)
+{
+    const struct version_wanted *v = arg;
+    return v->o->map->version >= v->version;
+}
+
+static fiber_fn void scene_barrier(struct trio *t)
+{
+    struct objects *o = trio_objects(t, 0);
+    uint64_t version = o->map->version, epoch = o->groups[3].epoch;
+    struct oid oid = {.vid = 20, .index = 1, .group = 3};
+    const struct peer_read pr = {.oid = oid};
+    uint8_t body[PEER_READ_BYTES];
+    struct raw r;
+    peer_read_put(body, &pr);
+    CHECK(gate_enter(o, 3, epoch) == 0); /* something is under way at the old epoch */
+    trio_stop_node(t, 2);
+    struct version_wanted v = {o, version + 1};
+    trio_wait(t, cluster_knows, &v);
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
+    CHECK(o->map->version == version); /* not acted on, so not acknowledged */
+    CHECK(gate_enter(o, 3, epoch) ==
+          -EAGAIN); /* old: refused, though the new one is not served yet */
+    raw_login(t, &r, 1, 0);
+    raw_send(&r, PEER_STAT, epoch, 3, version, body, sizeof(body), NULL, 0);
+    CHECK(raw_answer(&r) == 0 && r.answer.status == -EAGAIN);
+    /* The new epoch is answered only when the old work is finished. */
+    uint64_t next_epoch = o->groups[3].next_epoch;
+    CHECK(next_epoch > epoch && o->groups[3].closed);
+    raw_send(&r, PEER_STAT, next_epoch, 3, next_epoch, body, sizeof(body), NULL, 0);
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
+    CHECK(o->groups[3].inflight == 1 && o->groups[3].epoch == epoch);
+    gate_leave(o, 3);
+    CHECK(raw_answer(&r) == 0 && r.answer.status == 0 && r.answer.epoch >= next_epoch);
+    trio_wait(t, acts_on, &v);
+    conn_close(r.conn);
+    trio_start_node(t, 2);
+    trio_settle_map(t);
+}
+
+static void test_r3_barrier(void **state)
+{
+    trio_run_sim(scene_barrier, 3, 5);
+}
+
+/* --- W1 --- */
+
+struct pending_write {
+    struct trio *t;
+    struct object_owner owner;
+    struct oid oid;
+    int result; /* 1: not yet */
+};
+
+static fiber_fn void write_main(void *arg)
+{
+    struct pending_write *w = arg;
+    w->result = trio_write(trio_objects(w->t, 0), &w->owner, w->oid, 0, V(1, 1), 0, 4096, 0x77);
+}
+
+static bool is_written(void *arg)
+{
+    const struct pending_write *w = arg;
+    return w->result != 1;
+}
+
+static bool node_1_has_it(void *arg)
+{
+    struct pending_write *w = arg;
+    struct store_stat st;
+    store_stat(w->t->nodes[1].store, &w->oid, &st);
+    return st.version.value != 0;
+}
+
+/* Node 1 has answered; then its copy is lost before the epoch changes. An answer of the old epoch
+ * must not count. */
+static fiber_fn void scene_epoch(struct trio *t)
+{
+    struct pending_write w = {
+        .t = t, .owner = trio_owner(1, 20), .oid = trio_oid(t, 20, 0, 1), .result = 1};
+    trio_stop_node(t, 2);
+    CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &w) == 0);
+    trio_wait(t, node_1_has_it, &w);
+    CHECK(fiber_sleep(t->rt, 100 * NS_PER_MS) == 0);
+    const struct store_meta_change lost = {.oid = w.oid, .remove = true};
+    CHECK(store_meta_apply(t->nodes[1].store, &lost, 1) == 0);
+    CHECK(w.result == 1);
+    trio_start_node(t, 2);
+    trio_wait(t, is_written, &w);
+    CHECK(w.result == 0);
+    CHECK(node_1_has_it(&w));
+    trio_check_equal(t);
+}
+
+static void test_w1_epoch(void **state)
+{
+    trio_run_sim(scene_epoch, 3, 5);
+}
+
+/* --- W4 --- */
+
+static struct peer *newest_peer(struct objects *o)
+{
+    CHECK(!list_empty(&o->peers));
+    return list_entry(o->peers.prev, struct peer, in_peers);
+}
+
+struct second_login {
+    struct trio *t;
+    struct raw r;
+    bool in;
+};
+
+static fiber_fn void second_main(void *arg)
+{
+    struct second_login *s = arg;
+    raw_login(s->t, &s->r, 1, 0);
+    s->in = true;
+}
+
+static bool is_in(void *arg)
+{
+    const struct second_login *s = arg;
+    return s->in;
+}
+
+static fiber_fn void scene_new_connection(struct trio *t)
+{
+    struct objects *o = trio_objects(t, 0);
+    struct second_login s = {.t = t};
+    struct raw first;
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0); /* the real node 1 has nothing to ask any more */
+    raw_login(t, &first, 1, 0);
+    struct peer *p = newest_peer(o);
+    CHECK(p->session.value == node_of(t, 1)->session.value);
+    p->inflight++; /* a request of the old connection is in the store */
+    p->changes_inflight++;
+    CHECK(fiber_spawn(t->rt, "second", second_main, &s) == 0);
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
+    CHECK(!s.in && p->fenced);
+    CHECK(raw_answer(&first) < 0); /* the old one is closed at once */
+    p->changes_inflight--;
+    p->inflight--;
+    waitq_wake_all(&p->quiet);
+    waitq_wake_all(&o->drain_wait);
+    trio_wait(t, is_in, &s);
+    conn_close(first.conn);
+    conn_close(s.r.conn);
+}
+
+static void test_w4_new_connection(void **state)
+{
+    trio_run_sim(scene_new_connection, 3, 5);
+}
+
+/* --- garbage --- */
+
+/* One damaged or impossible frame; the connection closes or answers an error, and the node goes on.
+ */
+static fiber_fn void send_garbage(struct trio *t, unsigned kind)
+{
+    struct objects *o = trio_objects(t, 0);
+    uint8_t body[512];
+    struct raw r;
+    raw_login(t, &r, 1, 0);
+    for (size_t i = 0; i < sizeof(body); i++)
+        body[i] = (uint8_t)trio_random(t);
+    size_t length = trio_random(t) % sizeof(body);
+    uint32_t group = (uint32_t)(trio_random(t) % (2 * t->group_count));
+    if (kind < 8) { /* noise instead of a frame */
+        const struct iovec iov = {body, 64 + length % 400};
+        (void)conn_write(r.conn, &iov, 1);
+        conn_shutdown(r.conn);
+    } else {
+        enum peer_type type = PEER_PING + trio_random(t) % (PEER_TYPE_LAST - PEER_PING + 1);
+        if (kind % 3 == 0) { /* plausible counts at the beginning */
+            memset(body, 0, 16);
+            body[kind % 2] = (uint8_t)(trio_random(t) % 4);
+        }
+        raw_send(&r, type, o->groups[0].epoch, group, o->map->version, body, length, body,
+                 trio_random(t) % 2 ? 0 : 100);
+        if (raw_answer(&r) == 0)
+            CHECK(r.answer.status <= 0);
+    }
+    conn_close(r.conn);
+}
+
+static fiber_fn void scene_garbage(struct trio *t)
+{
+    const struct object_owner w = trio_owner(1, 20);
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
+    for (unsigned i = 0; i < 200; i++)
+        send_garbage(t, i);
+    CHECK(trio_write(trio_objects(t, 0), &w, trio_oid(t, 20, 0, 1), 0, V(1, 1), 0, 4096, 1) == 0);
+    CHECK(trio_byte(trio_objects(t, 1), trio_oid(t, 20, 0, 1), 5) == 1);
+    trio_check_equal(t);
+}
+
+static void test_garbage(void **state)
+{
+    trio_run_sim(scene_garbage, 3, 20);
+}
+
+int main(void)
+{
+    log_level = getenv("VERBOSE") ? LOG_DEBUG : LOG_ERROR;
+    if (getenv("ONLY"))
+        cmocka_set_test_filter(getenv("ONLY"));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_r6_refused), cmocka_unit_test(test_r3_barrier),
+        cmocka_unit_test(test_w1_epoch),   cmocka_unit_test(test_w4_new_connection),
+        cmocka_unit_test(test_garbage),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
