@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The simulated cluster and the reference model. */
-#include "harness.h"
+#include "backend.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,14 +122,14 @@ static fiber_fn void start_main(void *arg)
 {
     struct gateway *g = arg;
     struct harness *h = g->h;
-    static const char *const names[] = {"a", "b"};
-    static const char *const zones[] = {"za", "zb"};
+    static const char *const names[] = {"a", "b", "c"};
+    static const char *const zones[] = {"za", "zb", "zc"};
     struct cluster_options o = {.name = names[g->number],
                                 .zone = zones[g->number],
-                                .address = "tcp:127.0.0.1:7000",
-                                .admin = g->number ? "admin-of-b" : "admin-of-a",
+                                .admin = g->number ? "admin-of-another" : "admin-of-a",
                                 .weight = 1024};
     memset(o.store_uuid.bytes, 0x11 + (int)g->number, sizeof(o.store_uuid.bytes));
+    backend_prepare(g, &o);
     ASSERT(sim_cs_open(g->rt, h->cs, &o.cs) == 0);
     ASSERT(cluster_start(g->rt, &o, &g->cluster) == 0);
 }
@@ -137,8 +137,11 @@ static fiber_fn void start_main(void *arg)
 static fiber_fn void format_main(void *arg)
 {
     struct harness *h = arg;
-    struct map_format f = {
-        .copies = 1, .min_copies = 1, .group_count = 16, .object_size = 65536, .cluster_name = "t"};
+    struct map_format f = {.copies = h->copies,
+                           .min_copies = 1,
+                           .group_count = 16,
+                           .object_size = 65536,
+                           .cluster_name = "t"};
     memset(f.cluster.bytes, 0xcc, sizeof(f.cluster.bytes));
     ASSERT(cluster_format(h->gateways[0].cluster, &f) == 0);
 }
@@ -146,10 +149,10 @@ static fiber_fn void format_main(void *arg)
 static fiber_fn void serve_main(void *arg)
 {
     struct gateway *g = arg;
+    backend_start(g);
     while (!cluster_serving(g->cluster))
         ASSERT(cluster_wait_change(g->cluster, cluster_map(g->cluster)->version,
                                    clock_now(g->rt) + 60 * NS_PER_S) == 0);
-    ASSERT(fake_objects_start(g->h->world, g->rt, g->cluster, &g->objects) == 0);
     struct volumes_options o = {.entries_per_block = g->h->entries,
                                 .index_cache_bytes = g->h->entries * 16 * 6};
     ASSERT(volumes_start(g->rt, g->cluster, g->objects, &o, &g->vs) == 0);
@@ -194,8 +197,9 @@ static fiber_fn void stop_main(void *arg)
 {
     struct gateway *g = arg;
     volumes_stop(g->vs);
+    backend_stop(g);
     cluster_stop(g->cluster);
-    free(g->objects);
+    backend_stopped(g);
 }
 
 void gateway_stop(struct gateway *g)
@@ -208,19 +212,19 @@ void gateway_stop(struct gateway *g)
 void gateway_crash(struct gateway *g, bool session_ends)
 {
     ASSERT(g->up);
-    fake_objects_died(g->objects);
+    backend_dies(g);
     sim_node_crash(g->h->sim, g->rt);
     g->up = false;
     if (session_ends)
         sim_cs_end_dead(g->h->cs);
 }
 
-void harness_start(struct harness *h, uint64_t seed, uint32_t entries, const struct fake_options *o)
+void harness_start(struct harness *h, uint64_t seed, uint32_t entries, uint8_t copies)
 {
-    *h = (struct harness){.seed = seed, .entries = entries};
+    *h = (struct harness){.seed = seed, .entries = entries, .copies = copies};
     h->sim = sim_new(seed);
     h->cs = sim_cs_new(h->sim);
-    h->world = fake_world_new(h->sim, seed ^ 0x5555, o);
+    backend_new(h);
     for (unsigned i = 0; i < GATEWAY_COUNT; i++) {
         h->gateways[i] = (struct gateway){.h = h, .number = i, .rt = sim_node_new(h->sim, NULL)};
         gateway_start(&h->gateways[i]);
@@ -238,7 +242,7 @@ void harness_stop(struct harness *h)
             gateway_stop(&h->gateways[i]);
     }
     sim_run(h->sim, sim_now(h->sim) + NS_PER_S);
-    fake_world_free(h->world);
+    backend_free(h);
     sim_cs_free(h->cs);
     sim_free(h->sim);
 }

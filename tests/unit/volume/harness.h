@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A cluster of two gateways in the simulator over fake_objects, and a reference model of what
- * volumes and snapshots must read, for the tests of volume/.
+ * A cluster of three gateways in the simulator over a backend (backend.h), and a reference model of
+ * what volumes and snapshots must read, for the tests of volume/.
  *
  * Content is modelled in units of 512 bytes, each filled with one 64-bit value (0: zeros). A unit
  * whose change was cut off may have any of a few values, until a read shows which.
@@ -12,7 +12,7 @@
 #include "volume/service.h"
 #include "volume/volume.h"
 
-#define GATEWAY_COUNT 2
+#define GATEWAY_COUNT 3
 #define UNIT          512u
 #define VALUE_MAX     12
 
@@ -52,7 +52,8 @@ struct gateway {
 struct harness {
     struct sim *sim;
     struct sim_cs *cs;
-    struct fake_world *world;
+    struct fake_world *world; /* backend_fake.c */
+    uint8_t copies;
     struct gateway gateways[GATEWAY_COUNT];
     uint32_t entries;
     uint64_t seed;
@@ -60,8 +61,7 @@ struct harness {
     char finding[600];
 };
 
-void harness_start(struct harness *h, uint64_t seed, uint32_t entries,
-                   const struct fake_options *o);
+void harness_start(struct harness *h, uint64_t seed, uint32_t entries, uint8_t copies);
 void harness_stop(struct harness *h);
 uint64_t harness_draw(struct harness *h);
 /* Power cut of the daemon; its session ends at once if `session_ends`, else when

@@ -15,8 +15,6 @@
 #define ENTRIES 8u
 #define MIB     (1u << 20)
 
-static const struct fake_options calm = {.delay_ns_max = 300 * NS_PER_US};
-
 /* What a scene works with. */
 struct scene {
     struct harness h;
@@ -123,7 +121,7 @@ static fiber_fn void scene_main(void *arg)
 static void run(fiber_fn void (*fn)(struct scene *s))
 {
     struct scene s = {.fn = fn};
-    harness_start(&s.h, 7, ENTRIES, &calm);
+    harness_start(&s.h, 7, ENTRIES, 1);
     gateway_do(&s.h.gateways[0], scene_main, &s);
     harness_stop(&s.h);
 }
@@ -451,7 +449,7 @@ static fiber_fn void damage_main(void *arg)
 static void test_damage(void **state)
 {
     struct scene s = {0};
-    harness_start(&s.h, 7, ENTRIES, &calm);
+    harness_start(&s.h, 7, ENTRIES, 1);
     gateway_do(&s.h.gateways[0], damage_main, &s);
     harness_stop(&s.h);
 }
