@@ -408,6 +408,74 @@ static void test_failed_flush(void **state)
     fixture_run(16 << 20, DISK_WRITE_BACK, body_failed_flush);
 }
 
+/* Far more maps than the cache holds: they come and go while fibers read, write, clone and remove.
+ */
+#define MANY 400u
+
+struct churn {
+    struct fixture *f;
+    struct wgroup *group;
+    unsigned id;
+    uint64_t version[MANY];
+};
+
+static void churn_fiber(void *arg)
+{
+    struct churn *c = arg;
+    uint64_t random = c->id;
+
+    for (unsigned n = 0; n < 600; n++) {
+        random = hash_u64(random + n);
+        unsigned i = random % MANY, other = (random >> 20) % MANY;
+        struct oid oid = fixture_oid(c->id, i), source = fixture_oid(c->id, other);
+        uint64_t *v = &c->version[i];
+        int r = fixture_read(c->f, oid, 0, 8192), want = *v ? (int)(i % 200) : -ENOENT;
+        assert_int_equal(r, want);
+        if (*v == 0 && c->version[other] != 0 && i % 200 == other % 200)
+            r = fixture_clone(c->f, source, oid, ver(1, n + 1));
+        else if (*v != 0 && random % 3 == 0)
+            r = fixture_change(c->f, STORE_REMOVE, oid, (struct version){*v}, ver(1, n + 1));
+        else
+            r = fixture_write(c->f, oid, (struct version){*v}, ver(1, n + 1), 0, 8192,
+                              (uint8_t)(i % 200));
+        assert_int_equal(r, 0);
+        *v = *v != 0 && random % 3 == 0 ? 0 : ver(1, n + 1).value;
+        if (*v != 0 && random % 5 == 0) {
+            uint8_t meta[500];
+            memset(meta, (int)i, sizeof(meta));
+            assert_int_equal(store_meta_put(c->f->s, &oid, n + 1, meta, sizeof(meta)), 0);
+        }
+    }
+    wgroup_finish(c->group);
+}
+
+static void body_churn(struct fixture *f)
+{
+    struct churn *c = calloc(3, sizeof(*c));
+    struct wgroup group;
+
+    f->cache_bytes = 1; /* the least */
+    fixture_open(f);
+    wgroup_init(&group);
+    wgroup_add(&group, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        c[i].f = f;
+        c[i].group = &group;
+        c[i].id = i + 1;
+        fiber_spawn(f->rt, "churn", churn_fiber, &c[i]);
+    }
+    wgroup_wait(&group);
+    fixture_close(f);
+    assert_int_equal(fixture_check(f), 0);
+    free(c);
+}
+
+static void test_churn(void **state)
+{
+    (void)state;
+    fixture_run(48 << 20, DISK_WRITE_BACK, body_churn);
+}
+
 /* More clones than a share count can hold: the last ones copy. */
 static void body_many_clones(struct fixture *f)
 {
@@ -439,7 +507,7 @@ int main(void)
         cmocka_unit_test(test_meta),        cmocka_unit_test(test_lists),
         cmocka_unit_test(test_pin),         cmocka_unit_test(test_full),
         cmocka_unit_test(test_wrap),        cmocka_unit_test(test_failed_flush),
-        cmocka_unit_test(test_many_clones),
+        cmocka_unit_test(test_many_clones), cmocka_unit_test(test_churn),
     };
 
     log_level = LOG_ERROR;
