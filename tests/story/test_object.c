@@ -328,6 +328,58 @@ static void test_w4_new_connection(void **state)
     trio_run_sim(scene_new_connection, 3, 5);
 }
 
+/* --- W4 on the own store, across an epoch --- */
+
+struct second_write {
+    struct pending_write w;
+    uint64_t version; /* map version that it waits for */
+};
+
+/* Comes with its change in the very moment in which the new map is acted on. */
+static fiber_fn void second_write_main(void *arg)
+{
+    struct second_write *s = arg;
+    struct objects *o = trio_objects(s->w.t, 0);
+    while (o->map->version < s->version)
+        fiber_yield();
+    s->w.result = trio_write(o, &s->w.owner, s->w.oid, V(1, 1), V(1, 2), 0, 4096, 0x78);
+}
+
+static fiber_fn void scene_order(struct trio *t)
+{
+    struct objects *o = trio_objects(t, 0);
+    struct pending_write w = {
+        .t = t, .owner = trio_owner(1, 20), .oid = trio_oid(t, 20, 0, 1), .result = 1};
+    struct version_wanted v = {o, o->map->version + 1};
+    trio_stop_node(t, 2);
+    trio_wait(t, acts_on, &v);
+    CHECK(gate_enter(o, w.oid.group, o->groups[w.oid.group].epoch) == 0);
+    trio_start_node(t, 2);
+    v.version++;
+    trio_wait(t, cluster_knows, &v);
+    CHECK(fiber_sleep(t->rt, 100 * NS_PER_MS) == 0);
+    CHECK(o->groups[w.oid.group].closed);
+    /* The first change finds its group closed and waits for the new epoch … */
+    CHECK(fiber_spawn(t->nodes[0].rt, "first", write_main, &w) == 0);
+    CHECK(fiber_sleep(t->rt, 10 * NS_PER_MS) == 0);
+    /* … at which the second one, of the same object, arrives before the first has run again. */
+    struct second_write second = {.w = w, .version = v.version};
+    CHECK(fiber_spawn(t->nodes[0].rt, "second", second_write_main, &second) == 0);
+    fiber_yield();
+    gate_leave(o, w.oid.group);
+    trio_wait(t, is_written, &w);
+    trio_wait(t, is_written, &second.w);
+    CHECK(w.result == 0 && second.w.result == 0);
+    CHECK(trio_byte(o, w.oid, 7) == 0x78);
+    trio_settle_map(t);
+    trio_check_equal(t);
+}
+
+static void test_w4_order(void **state)
+{
+    trio_run(scene_order, 3, 0);
+}
+
 /* --- garbage --- */
 
 /* One damaged or impossible frame; the connection closes or answers an error, and the node goes on.
@@ -384,7 +436,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_r6_refused), cmocka_unit_test(test_r3_barrier),
         cmocka_unit_test(test_w1_epoch),   cmocka_unit_test(test_w4_new_connection),
-        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_w4_order),   cmocka_unit_test(test_garbage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
