@@ -92,11 +92,12 @@ static fiber_fn int refuse_content(struct formatting *f)
     return 0;
 }
 
-/* Real zeros: the first write into blocks that a file only reserves would cost a journal commit of
- * the file system each time. It also makes old log blocks disappear. */
+/* Old superblocks and log blocks must go. A file gets real zeros everywhere: the first write into
+ * blocks that it only reserves would cost a journal commit of the file system each time. */
 static fiber_fn int zero_all(struct formatting *f)
 {
-    uint64_t done = 0, total = f->super.size;
+    uint64_t total = f->disk->kind == DISK_FILE ? f->super.size : block_offset(f->super.data_first);
+    uint64_t done = 0;
     int r = 0;
 
     memset(f->buffer, 0, ZERO_BYTES);
