@@ -717,10 +717,13 @@ static void run_until_idle(struct test *t)
 
 static void run_round(struct test *t)
 {
-    unsigned crash_permille = (unsigned)draw(t, 3) * 10;
+    unsigned crash_permille = (unsigned)draw(t, 4) * 30;
+    uint64_t delay_ns = NS_PER_US << draw(t, 14), publish_ns = NS_PER_US << draw(t, 14);
     backend_rough(&t->h);
     for (unsigned i = 0; i < 150; i++) {
         for (unsigned k = 0; k < GATEWAY_COUNT; k++) {
+            t->h.gateways[k].vs->delay_ns = delay_ns;
+            t->h.gateways[k].vs->publish_ns = publish_ns;
             if (t->workers[k] == 0)
                 start_workers(t, &t->h.gateways[k]);
         }
