@@ -3,12 +3,14 @@
  * The primary's comparison of ledgers at a new epoch of a group, before it serves reference
  * requests there.
  *
- * N1 Only meta is levelled: per object the highest meta version of all in-sync nodes wins. Content
- * belongs to owners. N2 An index block that is dying at one node and gone at another was finished:
- * it is removed everywhere. Any other object that is missing somewhere is left alone: whoever asked
- * for its removal was not answered and asks again, and an operation on an absent object removes
- * what is left (home.c D4). N3 `aligned_epoch` is set only when all of this holds at one map
- * version from beginning to end.
+ * N1 Only meta is levelled: per object the highest meta version of all in-sync nodes wins.
+ *    Content belongs to owners.
+ * N2 An index block that is dying at one node and gone at another was finished: it is removed
+ *    everywhere. Any other object that is missing somewhere is left alone: whoever asked for its
+ *    removal was not answered and asks again, and an operation on an absent object removes what is
+ *    left (home.c D4).
+ * N3 `aligned_epoch` is set only when all of this holds at one map version from beginning to
+ *    end.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -3,12 +3,12 @@
  * object_change(): one change on all members of its group.
  *
  * W1 Answered when every member has it durable; an answer counts only for the epoch it was given
- * in: after an epoch change everything unanswered is sent again, in order, to all members. W4 Per
- * object, changes travel in the order of the calls. Links keep the order to other nodes; for the
- * own store, group.changes is the order, and a change waits for an earlier one of its object that
- * has not been given to the store at this epoch. A1 The first answer with a result ends it for its
- * member; refusals for the epoch and a member's own trouble (full, failed, away) do not: they are
- * tried again.
+ *    in: after an epoch change everything unanswered is sent again, in order, to all members.
+ * W4 Per object, changes travel in the order of the calls. Links keep the order to other nodes;
+ *    for the own store, group.changes is the order, and a change waits for an earlier one of its
+ *    object that has not been given to the store at this epoch.
+ * A1 The first answer with a result ends it for its member; refusals for the epoch and a
+ *    member's own trouble (full, failed, away) do not: they are tried again.
  */
 #include <stdlib.h>
 #include <string.h>

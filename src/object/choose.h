@@ -3,9 +3,10 @@
  * Which copy of an object wins when the copies of the in-sync nodes differ, and what each other
  * copy needs (replication.md L3). Pure functions of values.
  *
- * H1 The highest version wins, tombstones included: an answered change is on every in-sync node, so
- * nothing higher than the winner was ever answered and nothing answered is higher. H2 At equal
- * versions an object beats a tombstone. (W3 makes that impossible; if it happens, data stays.)
+ * H1 The highest version wins, tombstones included: an answered change is on every in-sync node,
+ *    so nothing higher than the winner was ever answered and nothing answered is higher.
+ * H2 At equal versions an object beats a tombstone. (W3 makes that impossible; if it happens,
+ *    data stays.)
  */
 #pragma once
 #include "base/ids.h"

@@ -4,7 +4,7 @@
  * floors).
  *
  * F1 Both only grow. They live in memory: a node that restarted learns them again from the next
- * request, and until then the fence by session (R6) and unerased keys keep everything right.
+ *    request, and until then the fence by session (R6) and unerased keys keep everything right.
  */
 #include <stdlib.h>
 #include "object/object_internal.h"

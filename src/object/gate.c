@@ -2,10 +2,11 @@
 /*
  * Admission by group epoch, and the barrier between epochs.
  *
- * R3 A replica that learns a newer group epoch first finishes or refuses everything admitted under
- * the older one, before it answers anything at the new one. Here: gate_adopt() closes the group,
- * waits for `inflight`, and only then makes the new epoch known. G1 What is admitted depends on
- * this node's store alone, never on another node: so the barrier always ends.
+ * R3 A replica that learns a newer group epoch first finishes or refuses everything admitted
+ *    under the older one, before it answers anything at the new one. Here: gate_adopt() closes the
+ *    group, waits for `inflight`, and only then makes the new epoch known.
+ * G1 What is admitted depends on this node's store alone, never on another node: so the barrier
+ *    always ends.
  */
 #include <stdlib.h>
 #include "object/object_internal.h"

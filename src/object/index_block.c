@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Codec of index blocks; INDEX.md has the table of offsets.
+ * Codec of index blocks; FORMAT.md has the table of offsets.
  *
- * X4 A tail is good only if both checksums hold: one over the header, one over the owed records, so
- * that the header alone can be trusted before the length of the rest is known.
+ * X4 A tail is good only if both checksums hold: one over the header, one over the owed records,
+ *    so that the header alone can be trusted before the length of the rest is known.
  */
 #include "object/index_block.h"
 #include "base/bytes.h"

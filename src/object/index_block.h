@@ -5,12 +5,12 @@
  *
  * X1 Entries come first, 16 bytes each, entry i at byte 16 * i; all zero is an empty entry (vid 0).
  * X2 The tail (header and owed list) starts at the first 4096-aligned offset behind the entries, so
- * that one atomic write of changed entry pages and the tail is aligned (V2). X3 The tail says
- * everything that taking the block apart needs (family, group range): no volume record.
+ *    that one atomic write of changed entry pages and the tail is aligned (V2).
+ * X3 The tail says everything that taking the block apart needs (family, group range): no volume
+ *    record.
  *
- *   0          16         32                     tail_offset            + 64
- *   | entry 0  | entry 1  | ...  | zeros to 4096 | header               | owed 0 | owed 1 | ... |
- * zeros to 4096
+ *   0          16         32                     tail_offset    + 64
+ *   | entry 0  | entry 1  | ...  | zeros to 4096 | header       | owed 0 | owed 1 | ... | zeros |
  */
 #pragma once
 #include "base/ids.h"

@@ -3,13 +3,12 @@
  * Ledger arithmetic and its encoding.
  *
  * L1 `counts` is ascending by generation and holds no zero; dead means: empty.
- * L2 `keys` is ascending by (sender, sender id, holder level, holder vid) and holds each key once.
+ * L2 `keys` is ascending by (sender, sender id, holder level, holder vid) and holds each key
+ *    once.
  * L3 The default ledger has no encoding; every other one has exactly one.
  *
- * Encoding: u8 format (1) | u8 state | varint copies | varint n, n × {varint generation delta,
- * svarint count} | varint runs, runs × {u8 sender, u8 holder level, varint sender id, varint lowest
- * stamp, varint n, n × {varint holder vid delta, varint stamp − lowest}} Keys of one sender differ
- * little, so that a key takes about five bytes.
+ * FORMAT.md has the encoding. Keys of one sender differ little, so that a key takes about five
+ * bytes.
  */
 #include "object/ledger.h"
 #include <stdlib.h>

@@ -5,8 +5,8 @@
  *
  * K1 Calls leave in the order of link_submit(), also after a reconnect (W4).
  * K2 A call that is not answered is sent again on every new connection until it is answered or
- * cancelled; one with CALL_FAIL_FAST fails instead. K3 done() runs once, when the answer is there
- * and the kernel has let go of the caller's memory.
+ *    cancelled; one with CALL_FAIL_FAST fails instead. K3 done() runs once, when the answer is
+ *    there and the kernel has let go of the caller's memory.
  */
 #pragma once
 #include "rt/rt.h"

@@ -5,10 +5,12 @@
  * (replication.md, refcount.md).
  *
  * W1 A write is answered when every in-sync node has it durable; an answer counts only for its
- * epoch. W4 Per object, requests travel in the order of the calls; once sent, never abandoned by a
- * living owner. R3 A replica that learns a newer group epoch finishes or refuses what was admitted
- * under the older one before it answers anything at the new one. R6 Requests from a session that is
- * not in the map are refused.
+ *    epoch.
+ * W4 Per object, requests travel in the order of the calls; once sent, never abandoned by a
+ *    living owner.
+ * R3 A replica that learns a newer group epoch finishes or refuses what was admitted under the
+ *    older one before it answers anything at the new one.
+ * R6 Requests from a session that is not in the map are refused.
  */
 #pragma once
 #include "cluster/cluster.h"
@@ -44,10 +46,9 @@ void objects_set_floor_lookup(struct objects *o,
 struct object_owner {
     uint64_t volume; /* volume id */
     struct term term;
-    struct version
-        stable;     /* S: floor of its stamps, and settles tombstones of `vid` at the replicas */
-    struct vid vid; /* its working vid */
-    bool cancelled; /* set by the owner when it gives up: waiting calls return -ECANCELED */
+    struct version stable; /* S: floor of its stamps; settles tombstones of `vid` at the replicas */
+    struct vid vid;        /* its working vid */
+    bool cancelled;        /* set by the owner when it gives up: waiting calls return -ECANCELED */
 };
 
 enum object_change_kind { OBJECT_WRITE, OBJECT_CLONE, OBJECT_PUNCH, OBJECT_REMOVE };
@@ -70,11 +71,15 @@ struct object_change {
 /*
  * W1: one change on all in-sync replicas. Sends before it first suspends, so that calls made one
  * after the other on one object are sent in that order. Waits for missing nodes as long as it takes
- * (dog says why). 0        durable on every in-sync node -ENOSPC  refused before anything was sent
- * (W6; never for PUNCH, REMOVE) -ESTALE  some replica is not at `prev` (W7):
- * object_reconcile_one(), then decide -ENOENT  CLONE: source is absent -EUCLEAN a replica found a
- * bad block that it had to merge with -ECANCELED owner->cancelled or shutdown: the outcome is
- * unknown
+ * (dog says why).
+ *   0        durable on every in-sync node
+ *   -ENOSPC  refused before anything was sent (W6; never for PUNCH, REMOVE)
+ *   -ESTALE  some replica is not at `prev` (W7): object_reconcile_one(), then decide; or a newer
+ *            term of the volume is known
+ *   -ENOENT  CLONE: source is absent
+ *   -EUCLEAN a replica found a bad block that it had to merge with
+ *   -EINVAL  extents, data or versions that make no sense, or no such group
+ *   -ECANCELED owner->cancelled or shutdown: the outcome is unknown
  */
 fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
                            const struct object_change *c);

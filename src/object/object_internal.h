@@ -2,11 +2,12 @@
 /*
  * The inside of the object service, shared by the files of this folder only.
  *
- * O1 `map` is the map this node acts on: it is replaced only after the barrier (R3) of every group
- * whose epoch it changes, and after the fence (R6) of every session it lacks. O2 A group admits
- * local work (gate_enter) of exactly its known epoch; `inflight` counts what is admitted. O3 Every
- * operation that may wait for others is an `op` on `ops`, so that cancelling and explaining find
- * it.
+ * O1 `map` is the map this node acts on: it is replaced only after the barrier (R3) of every
+ *    group whose epoch it changes, and after the fence (R6) of every session it lacks.
+ * O2 A group admits local work (gate_enter) of exactly its known epoch; `inflight` counts what
+ *    is admitted.
+ * O3 Every operation that may wait for others is an `op` on `ops`, so that cancelling and
+ *    explaining find it.
  */
 #pragma once
 #include "base/err.h"

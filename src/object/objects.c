@@ -3,8 +3,8 @@
  * Life of the object service: start, stop, new maps, waiting operations.
  *
  * M1 A new map is adopted (barriers, fences), then links look at it, then unanswered changes are
- * sent again, then metas are compared; only then does the callback return, so that the node's
- * acknowledgement means "acts on it".
+ *    sent again, then metas are compared; only then does the callback return, so that the node's
+ *    acknowledgement means "acts on it".
  */
 #include <stdio.h>
 #include <stdlib.h>

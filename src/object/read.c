@@ -3,9 +3,10 @@
  * Reading: the own store if it is in sync, else another node; and repair of a copy that turned out
  * bad.
  *
- * W5 Reads may go to any in-sync node. A bad checksum or a dead peer moves the read on; a bad copy
- * is repaired from a copy of the same version. B1 An answer from the own store counts only if this
- * node served, at one epoch, from before to after.
+ * W5 Reads may go to any in-sync node. A bad checksum or a dead peer moves the read on; a bad
+ *    copy is repaired from a copy of the same version.
+ * B1 An answer from the own store counts only if this node served, at one epoch, from before to
+ *    after.
  */
 #include <stdlib.h>
 #include <string.h>

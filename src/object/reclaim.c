@@ -3,11 +3,12 @@
  * Taking dead index blocks apart (refcount.md: cascades).
  *
  * T1 A dying block drops each of its entries, with its final `copies`; only when all drops are
- * answered is it removed. So whoever finds it dying may send everything again. T2 Stamps are (group
- * epoch, sequence). The floor that a group may publish is below the first stamp of every block that
- *    is not gone yet; as long as a block is there that was found dying at this epoch (its drops may
- * carry stamps of an older one), nothing is published. T3 A block stays on the list from its death,
- * or from being found, until it is removed, whatever epochs pass.
+ *    answered is it removed. So whoever finds it dying may send everything again.
+ * T2 Stamps are (group epoch, sequence). The floor that a group may publish is below the first
+ *    stamp of every block that is not gone yet; as long as a block is there that was found dying at
+ *    this epoch (its drops may carry stamps of an older one), nothing is published.
+ * T3 A block stays on the list from its death, or from being found, until it is removed,
+ *    whatever epochs pass.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -2,10 +2,11 @@
 /*
  * Evening out the copies of a volume's own objects (replication.md L3, W7).
  *
- * Z1 All in-sync nodes are asked at one map version; if it changes meanwhile, everything is asked
- * again. So no copy is judged by a member that had not passed the barrier of the epoch that the
- * others were asked at. Z2 The caller makes sure that nobody changes these objects meanwhile (it is
- * the only owner, and holds its requests).
+ * Z1 All in-sync nodes are asked at one map version; if it changes meanwhile, everything is
+ *    asked again. So no copy is judged by a member that had not passed the barrier of the epoch
+ *    that the others were asked at.
+ * Z2 The caller makes sure that nobody changes these objects meanwhile (it is the only owner,
+ *    and holds its requests).
  */
 #include <stdlib.h>
 #include <string.h>

@@ -2,8 +2,8 @@
 /*
  * Sending reference messages to the homes of their targets, in batches per home.
  *
- * E1 A message counts as delivered only when its home answered 0: applied on all in-sync nodes at
- * the epoch that the message named. Anything else is sent again; homes recognise the key.
+ * E1 A message counts as delivered only when its home answered 0: applied on all in-sync nodes
+ *    at the epoch that the message named. Anything else is sent again; homes recognise the key.
  */
 #include <stdlib.h>
 #include "object/object_internal.h"

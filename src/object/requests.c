@@ -4,7 +4,7 @@
  *
  * Q1 Everything from the wire is checked in request_admit(), before the store sees it.
  * Q2 A request that touches groups is admitted by their gates (R3), all at once or none: nothing
- * admitted waits for another gate.
+ *    admitted waits for another gate.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,10 +3,10 @@
  * The server's side of the peer protocol: accepting, greeting, reading requests, answering.
  *
  * R6 Requests of a session that is not in the map are refused; a session that leaves the map is
- * fenced before the map that lacks it is acted on. W4 A new connection of a session is accepted
- * only after the requests of its old one have finished. Requests are admitted by the reading fiber,
- * in the order of the stream. V1 A malformed frame closes its connection, with a line in the log;
- * nothing else.
+ *    fenced before the map that lacks it is acted on.
+ * W4 A new connection of a session is accepted only after the requests of its old one have
+ *    finished. Requests are admitted by the reading fiber, in the order of the stream.
+ * V1 A malformed frame closes its connection, with a line in the log; nothing else.
  */
 #include "object/serve.h"
 #include <stdio.h>

@@ -4,8 +4,9 @@
  * and a payload (bulk data that goes straight between buffers and sockets).
  *
  * P1 Every length is bounded before anything is read for it; every count before anything is
- * allocated. P2 Header and body are covered by one CRC32C, the payload by another. P3 Numbers in
- * here are wire numbers: never change one.
+ *    allocated.
+ * P2 Header and body are covered by one CRC32C, the payload by another.
+ * P3 Numbers in here are wire numbers: never change one.
  */
 #pragma once
 #include <sys/types.h>

@@ -32,7 +32,7 @@ struct workload {
     } chains[OBJECTS];
     unsigned steps_left, running;
     unsigned objects; /* 0: all; few of them make long pipelines */
-    bool dead; /* the owner's node was killed */
+    bool dead;        /* the owner's node was killed */
 };
 
 struct step {
