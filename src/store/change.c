@@ -417,12 +417,15 @@ static fiber_fn int apply_locked(struct store *s, struct change *ch, struct vers
 static fiber_fn int apply_once(struct store *s, const struct store_change *c,
                                struct version *ret_current)
 {
-    struct change ch = {.c = c};
+    struct change ch;
     uint64_t number;
     int r = store_check_writable(s);
 
     if (r < 0)
         return r;
+    ch.c = c;
+    ch.o = ch.source = NULL;
+    ch.source_locked = false;
     r = plan_init(&ch.plan, c);
     if (r == 0) {
         ch.o = onode_hold(&s->index, &c->oid);
@@ -495,9 +498,11 @@ static fiber_fn int clone_by_copy(struct store *s, const struct store_change *c,
 
 fiber_fn int store_apply(struct store *s, const struct store_change *c, struct version *ret_current)
 {
-    int r = apply_once(s, c, ret_current);
+    int r;
 
+    store_enter(s);
+    r = apply_once(s, c, ret_current);
     if (r == -EMLINK)
         r = clone_by_copy(s, c, ret_current);
-    return r;
+    return store_leave(s, r);
 }

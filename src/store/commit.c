@@ -395,8 +395,12 @@ static fiber_fn int log_wait_space(struct store *s, uint32_t blocks)
     while (log_used(s) + blocks > s->super.log_count) {
         if (s->failed)
             return -EIO;
-        ckpt_want(s);
-        waitq_wait(&s->ckpt_done);
+        if (s->mode == STORE_CLOSING && s->ckpt == NULL) {
+            (void)ckpt_write(s); /* the checkpointer has ended */
+        } else {
+            ckpt_want(s);
+            waitq_wait(&s->ckpt_done);
+        }
     }
     return 0;
 }

@@ -125,8 +125,8 @@ static fiber_fn int batch_record(struct store *s, struct batch *b, size_t bytes)
     return commit_wait_mine(s);
 }
 
-fiber_fn int store_meta_apply(struct store *s, const struct store_meta_change *changes,
-                              unsigned count)
+static fiber_fn int do_meta_apply(struct store *s, const struct store_meta_change *changes,
+                                  unsigned count)
 {
     struct onode *few[8];
     struct batch b = {.changes = changes, .held = few, .count = count};
@@ -150,8 +150,15 @@ fiber_fn int store_meta_apply(struct store *s, const struct store_meta_change *c
     return r;
 }
 
-fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t meta_version,
-                            const void *meta, size_t length)
+fiber_fn int store_meta_apply(struct store *s, const struct store_meta_change *changes,
+                              unsigned count)
+{
+    store_enter(s);
+    return store_leave(s, do_meta_apply(s, changes, count));
+}
+
+static fiber_fn int do_meta_put(struct store *s, const struct oid *oid, uint64_t meta_version,
+                                const void *meta, size_t length)
 {
     struct store_meta_change m = {
         .oid = *oid, .meta_version = meta_version, .meta = meta, .length = length};
@@ -182,8 +189,15 @@ fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t met
     return r;
 }
 
-fiber_fn int store_meta_get(struct store *s, const struct oid *oid, void *buffer,
-                            size_t *ret_length, uint64_t *ret_meta_version)
+fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t meta_version,
+                            const void *meta, size_t length)
+{
+    store_enter(s);
+    return store_leave(s, do_meta_put(s, oid, meta_version, meta, length));
+}
+
+static fiber_fn int do_meta_get(struct store *s, const struct oid *oid, void *buffer,
+                                size_t *ret_length, uint64_t *ret_meta_version)
 {
     for (;;) {
         struct onode *o = onode_find(&s->index, oid);
@@ -209,6 +223,13 @@ fiber_fn int store_meta_get(struct store *s, const struct oid *oid, void *buffer
         *ret_meta_version = o->meta_version;
         return 0;
     }
+}
+
+fiber_fn int store_meta_get(struct store *s, const struct oid *oid, void *buffer,
+                            size_t *ret_length, uint64_t *ret_meta_version)
+{
+    store_enter(s);
+    return store_leave(s, do_meta_get(s, oid, buffer, ret_length, ret_meta_version));
 }
 
 static int settle_note(struct store *s, struct vid vid, struct version stable)

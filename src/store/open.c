@@ -88,12 +88,13 @@ static int start_fibers(struct store *s)
 static fiber_fn void stop_fibers(struct store *s)
 {
     s->mode = STORE_CLOSING;
-    timer_cancel(&s->quiet);
     waitq_wake_all(&s->room);
+    waitq_wake_all(&s->space_wait);
     waitq_wake_all(&s->commit_wait);
     waitq_wake_all(&s->pump_wait);
     waitq_wake_all(&s->ckpt_wait);
     wgroup_wait(&s->fibers);
+    timer_cancel(&s->quiet); /* the committer's last commits may have armed it */
 }
 
 static void store_free(struct store *s)
@@ -130,6 +131,7 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     leaf_cache_init(&s->cache, options->cache_bytes);
     tree_init(&s->bitmap, PAGE_BITMAP);
     fmutex_init(&s->super_lock);
+    wgroup_init(&s->callers);
     wgroup_init(&s->fibers);
     list_init(&s->data_free);
     waitq_init(&s->commit_wait);
@@ -232,9 +234,8 @@ fiber_fn int store_close(struct store *s)
 {
     int r;
 
-    if (!s->read_only)
-        stop_fibers(s);
-    s->mode = STORE_CLOSING;
+    stop_fibers(s); /* a read-only store has none */
+    wgroup_wait(&s->callers);
     if (s->failed == 0 && !s->read_only) {
         s->super.flags &= ~SUPER_INEXACT;
         (void)ckpt_write(s);

@@ -229,8 +229,8 @@ static bool reads_in_place(const struct bounds *b, const void *buffer)
     return (((uintptr_t)buffer | b->skip | b->length) & (STORE_BLOCK - 1)) == 0;
 }
 
-fiber_fn int store_read(struct store *s, const struct oid *oid, uint64_t offset, size_t length,
-                        void *buffer, struct version *ret_version)
+static fiber_fn int do_read(struct store *s, const struct oid *oid, uint64_t offset, size_t length,
+                            void *buffer, struct version *ret_version)
 {
     struct bounds b = bounds_of(offset, length, buffer);
     struct version version = {0};
@@ -257,6 +257,13 @@ fiber_fn int store_read(struct store *s, const struct oid *oid, uint64_t offset,
     return r;
 }
 
+fiber_fn int store_read(struct store *s, const struct oid *oid, uint64_t offset, size_t length,
+                        void *buffer, struct version *ret_version)
+{
+    store_enter(s);
+    return store_leave(s, do_read(s, oid, offset, length, buffer, ret_version));
+}
+
 /* Takes the map of a whole object (m is initialised on success only). */
 static fiber_fn int map_object(struct store *s, const struct oid *oid, struct map *m)
 {
@@ -278,9 +285,9 @@ static fiber_fn int map_object(struct store *s, const struct oid *oid, struct ma
     }
 }
 
-fiber_fn int store_map(struct store *s, const struct oid *oid, uint64_t offset, uint64_t length,
-                       void (*fn)(void *arg, uint64_t offset, uint64_t length, bool mapped),
-                       void *arg)
+static fiber_fn int do_map(struct store *s, const struct oid *oid, uint64_t offset, uint64_t length,
+                           void (*fn)(void *arg, uint64_t offset, uint64_t length, bool mapped),
+                           void *arg)
 {
     uint64_t end = offset + length, at = offset, run = offset;
     bool mapped = false;
@@ -308,6 +315,14 @@ fiber_fn int store_map(struct store *s, const struct oid *oid, uint64_t offset, 
     return 0;
 }
 
+fiber_fn int store_map(struct store *s, const struct oid *oid, uint64_t offset, uint64_t length,
+                       void (*fn)(void *arg, uint64_t offset, uint64_t length, bool mapped),
+                       void *arg)
+{
+    store_enter(s);
+    return store_leave(s, do_map(s, oid, offset, length, fn, arg));
+}
+
 /* --- pins --- */
 
 struct store_pin {
@@ -332,6 +347,7 @@ fiber_fn int store_pin(struct store *s, const struct oid *oid, struct store_pin 
         return r;
     }
     space_reader_begin(&s->space, &p->reader);
+    store_enter(s); /* until it is unpinned */
     *ret = p;
     return 0;
 }
@@ -374,4 +390,5 @@ void store_unpin(struct store_pin *p)
         waitq_wake_all(&s->space_wait);
     map_done(&p->map);
     free(p);
+    (void)store_leave(s, 0);
 }

@@ -34,8 +34,8 @@ static fiber_fn int scrub_object(struct store *s, const struct oid *oid, uint8_t
     return r == -ENOENT || r == -EUCLEAN ? 0 : r;
 }
 
-fiber_fn int store_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_bytes,
-                              uint64_t *ret_errors)
+static fiber_fn int do_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_bytes,
+                                  uint64_t *ret_errors)
 {
     uint8_t *buffer = aligned_alloc(STORE_BLOCK, STEP_BYTES);
     uint32_t looked = 0;
@@ -57,4 +57,11 @@ fiber_fn int store_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_byt
     }
     free(buffer);
     return r;
+}
+
+fiber_fn int store_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_bytes,
+                              uint64_t *ret_errors)
+{
+    store_enter(s);
+    return store_leave(s, do_scrub_step(s, bytes, ret_bytes, ret_errors));
 }

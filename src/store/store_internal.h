@@ -124,6 +124,7 @@ struct store {
     uint64_t committed;                 /* number of the last commit applied */
     struct waitq commit_wait, pump_wait, room, durable, space_wait;
     bool committer_idle;
+    struct wgroup callers;   /* fibers inside a call, and pins: store_close() waits for them */
     struct wgroup fibers;    /* committer, pump, checkpointer */
     struct list data_free;   /* struct data_io */
     struct record_run *runs; /* scratch of the change being recorded */
@@ -146,6 +147,17 @@ struct store {
 static inline uint64_t block_offset(uint32_t block)
 {
     return (uint64_t)block * STORE_BLOCK;
+}
+
+/* Around every call that may suspend. */
+static inline void store_enter(struct store *s)
+{
+    wgroup_add(&s->callers, 1);
+}
+static inline int store_leave(struct store *s, int r)
+{
+    wgroup_finish(&s->callers);
+    return r;
 }
 
 /* Logs what is wrong with the store at a block, and keeps the text for store_check(). */

@@ -53,14 +53,18 @@ struct chain {
     unsigned i;
     int result;
     struct wgroup *group;
+    uint64_t term;
 };
 
 static void chain_fiber(void *arg)
 {
     struct chain *c = arg;
 
-    c->result = fixture_write(c->f, A, c->i == 0 ? STORE_PREV_NONE : ver(1, c->i), ver(1, c->i + 1),
-                              c->i % 3 == 2 ? 100 : 0, 4096, (uint8_t)(c->i + 1));
+    if (c->f->s == NULL)
+        c->result = -ECANCELED; /* closed before this fiber ran */
+    else
+        c->result = fixture_write(c->f, A, ver(c->term, c->i + 1), ver(c->term, c->i + 2),
+                                  c->i % 3 == 2 ? 100 : 0, 4096, (uint8_t)(c->i + 1));
     wgroup_finish(c->group);
 }
 
@@ -71,11 +75,12 @@ static void body_chain(struct fixture *f)
     struct store_stats before, after;
 
     fixture_open(f);
+    assert_int_equal(fixture_change(f, STORE_PUNCH, A, STORE_PREV_NONE, ver(1, 1)), 0);
     store_stats(f->s, &before);
     wgroup_init(&group);
     wgroup_add(&group, ARRAY_SIZE(chain));
     for (unsigned i = 0; i < ARRAY_SIZE(chain); i++) {
-        chain[i] = (struct chain){f, i, 1, &group};
+        chain[i] = (struct chain){f, i, 1, &group, 1};
         fiber_spawn(f->rt, "chain", chain_fiber, &chain[i]);
     }
     wgroup_wait(&group);
@@ -408,6 +413,49 @@ static void test_failed_flush(void **state)
     fixture_run(16 << 20, DISK_WRITE_BACK, body_failed_flush);
 }
 
+/* Closing finishes what is in flight: each call is answered, and what was answered with 0 is there.
+ */
+static void body_close(struct fixture *f)
+{
+    for (unsigned round = 0; round < 20; round++) {
+        struct chain chain[30];
+        struct wgroup group;
+        unsigned good = 0;
+
+        fixture_open(f);
+        (void)fixture_change(f, STORE_PUNCH, A, STORE_PREV_OLDER_TERM, ver(round + 2, 1));
+        wgroup_init(&group);
+        wgroup_add(&group, ARRAY_SIZE(chain));
+        for (unsigned i = 0; i < ARRAY_SIZE(chain); i++) {
+            chain[i] = (struct chain){f, i, 1, &group, round + 2};
+            fiber_spawn(f->rt, "chain", chain_fiber, &chain[i]);
+        }
+        for (unsigned i = 0; i < round; i++)
+            fiber_yield();
+        struct store *s = f->s;
+        f->s = NULL; /* fibers that come later do not call */
+        assert_int_equal(store_close(s), 0);
+        wgroup_wait(&group);
+        fixture_open(f);
+        for (unsigned i = 0; i < ARRAY_SIZE(chain); i++) {
+            assert_true(chain[i].result == 0 || chain[i].result == -ECANCELED ||
+                        chain[i].result == -ESTALE);
+            if (chain[i].result == 0)
+                good = i + 1;
+        }
+        if (good > 0)
+            assert_int_equal(fixture_read(f, A, 200, 100), good);
+        fixture_close(f);
+        assert_int_equal(fixture_check(f), 0);
+    }
+}
+
+static void test_close(void **state)
+{
+    (void)state;
+    fixture_run(16 << 20, DISK_WRITE_BACK, body_close);
+}
+
 /* Far more maps than the cache holds: they come and go while fibers read, write, clone and remove.
  */
 #define MANY 400u
@@ -508,6 +556,7 @@ int main(void)
         cmocka_unit_test(test_pin),         cmocka_unit_test(test_full),
         cmocka_unit_test(test_wrap),        cmocka_unit_test(test_failed_flush),
         cmocka_unit_test(test_many_clones), cmocka_unit_test(test_churn),
+        cmocka_unit_test(test_close),
     };
 
     log_level = LOG_ERROR;
