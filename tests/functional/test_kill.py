@@ -137,7 +137,7 @@ def test_fio_verify_survives_kill_9_of_all(cluster):
         cluster.create(f"fio{number}", "64M")
         wait_for(lambda: opens(sheep, f"fio{number}"), "the volume to open", 60, step_s=0.1)
         common = ["fio", "--name=kill", "--ioengine=nbd", f"--uri={sheep.uri(f'fio{number}')}", "--rw=randwrite",
-                  "--bs=4k", "--iodepth=32", "--size=64M", f"--randseed={SEED + number}", "--verify=crc32c"]
+                  "--bs=4k", "--iodepth=32", "--size=64M", f"--randseed={SEED + number}", "--verify=crc32c", "--verify_state_save=0"]
         process = subprocess.Popen(common + ["--do_verify=0", "--write_lat_log=log", "--log_offset=1"], cwd=folder,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         written = cluster.usage()[0]["data_bytes"] + (1 << 20)

@@ -20,7 +20,7 @@ def delete(cluster, *words):
 
 def fio_words(uri, *options):
     return ["fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--iodepth=32", "--verify=crc32c",
-            "--verify_fatal=1", "--output-format=json", *options]
+            "--verify_fatal=1", "--verify_state_save=0", "--output-format=json", *options]
 
 
 def clean(output):
