@@ -281,7 +281,7 @@ static void judge_object(struct look *l, struct check_object *o)
     judge_replicas(l, o);
     if (o->ledger_bad)
         found(l, "the ledger of object %s of %s cannot be read", text, place);
-    if (o->reachable && !stored)
+    if (o->reachable && !stored && l->missing_nodes == 0)
         found(l, "object %s of %s is missing on all nodes", text, place);
     if (o->reachable && stored && o->ledger.state != LEDGER_LIVE)
         found(l, "object %s of %s is in use, but is being removed", text, place);
