@@ -448,4 +448,3 @@ def test_a_client_that_only_connects_holds_nothing_up(shared):
             client.close()
         shared.sheep[2].start()
         shared.wait_serving()
-

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values of the cluster store: the map's head and shards, registrations, claims. What decodes must encode and decode to
- * the same again, and the lookups must hold on it. */
+/* Values of the cluster store: the map's head and shards, registrations, claims. What decodes must
+ * encode and decode to the same again, and the lookups must hold on it. */
 #include <string.h>
 #include "base/check.h"
 #include "cluster/map.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Drives a fuzz target without libFuzzer: the files and folders named as arguments (the kept corpus), then a fixed number of
- * pseudo-random inputs made of small numbers and protocol words, always the same. So the target is
- * compiled and run by every test run; the real fuzzing is done with clang (README.md).
+ * Drives a fuzz target without libFuzzer: the files and folders named as arguments (the kept
+ * corpus), then a fixed number of pseudo-random inputs made of small numbers and protocol words,
+ * always the same. So the target is compiled and run by every test run; the real fuzzing is done
+ * with clang (README.md).
  */
 #include <dirent.h>
 #include <stdio.h>
