@@ -251,7 +251,9 @@ static void run_on_uring(fiber_fn void (*scene)(struct trio *t), unsigned copies
 
 void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds)
 {
-    const char *only = getenv("SEED");
+    const char *only = getenv("SEED"), *more = getenv("SEEDS");
+    if (more && seeds > 0)
+        seeds = (unsigned)strtoul(more, NULL, 0);
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         if (only && strtoull(only, NULL, 0) != seed)
             continue;
