@@ -470,6 +470,7 @@ static fiber_fn int send_remove(struct active *a)
         active_set_version(a, (struct version){0});
         active_clear_punched(a);
         active_clear_unlinked(a);
+        in->removed = c.next;
     } else {
         active_set_unlinked(a, c.next); /* V6, until its copies are equal */
     }

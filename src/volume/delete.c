@@ -20,7 +20,8 @@ static int edit_delete(void *arg, struct registry_edit *e)
 {
     struct instance *in = arg;
     struct record *r = e->record;
-    ASSERT(r->pending.kind == PENDING_NONE || r->working.vid.value == 0);
+    if (r->pending.kind != PENDING_NONE)
+        return -EIO; /* an opener finishes what is pending, so there is none */
     e->trash[e->trash_count++] = trash_of(&r->working);
     r->working = (struct image){0};
     r->lease.clean = true;

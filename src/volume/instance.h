@@ -99,6 +99,7 @@ struct instance {
     struct object_owner owner;
     uint64_t sequence; /* last one given out in this term */
     struct version published;
+    struct version removed; /* latest removal whose tombstones may still be there, 0 none */
     uint64_t published_at_ns;
 
     struct block root;

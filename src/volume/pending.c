@@ -130,6 +130,8 @@ static int edit_commit(void *arg, struct registry_edit *e)
         return REGISTRY_UNCHANGED; /* done by the attempt before */
     }
     int err = 0;
+    if (p.kind == PENDING_CLONE && !e->other)
+        return -EIO;
     switch (p.kind) {
     case PENDING_NONE:
     case PENDING_KIND_COUNT:
@@ -162,6 +164,8 @@ static int edit_abort(void *arg, struct registry_edit *e)
 {
     struct record *r = e->record;
     struct record *source = r->pending.kind == PENDING_CLONE ? e->other : r;
+    if (!source)
+        return -EIO;
     struct record_snapshot *s = record_snapshot_by_vid(source, r->pending.source);
     switch (r->pending.kind) {
     case PENDING_NONE:
@@ -198,6 +202,7 @@ static fiber_fn int serve_new_image(struct instance *in, enum record_pending_kin
 {
     if (kind == PENDING_SNAPSHOT) {
         index_become_copy(in, image, root_version);
+        in->removed = (struct version){0};
         return 0;
     }
     if (kind != PENDING_ROLLBACK)

@@ -144,7 +144,8 @@ static void decode_pending(struct dec *d, struct record_pending *p)
     p->source.value = dec_u64(d);
     dec_str(d, p->name, sizeof(p->name));
     dec_str(d, p->tag, sizeof(p->tag));
-    if (!image_plausible(&p->image))
+    bool has_image = p->kind == PENDING_SNAPSHOT || p->kind == PENDING_ROLLBACK;
+    if (!image_plausible(&p->image) || (has_image && p->image.vid.value == 0))
         d->error = -EBADMSG;
 }
 
@@ -157,7 +158,8 @@ static int decode_lists(struct dec *d, struct record *r)
         image_decode(d, &image);
         unsigned state = dec_u8(d);
         dec_str(d, text, sizeof(text));
-        if (d->error || !image_plausible(&image) || state >= SNAPSHOT_STATE_COUNT)
+        if (d->error || image.vid.value == 0 || !image_plausible(&image) ||
+            state >= SNAPSHOT_STATE_COUNT)
             return -EBADMSG;
         int e = record_snapshot_add(r, &image, text);
         if (e)

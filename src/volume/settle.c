@@ -382,7 +382,12 @@ fiber_fn int settle_publish(struct instance *in)
     if (s.value <= in->published.value)
         return 0;
     int r = lease_edit(in, NULL, edit_stable, &s);
-    if (!r)
-        in->published = in->owner.stable = s; /* only now may it serve as a floor */
-    return r;
+    if (r)
+        return r;
+    in->published = in->owner.stable = s; /* only now may it serve as a floor */
+    if (in->removed.value && in->removed.value <= s.value) {
+        in->removed.value = 0;
+        object_settle(in->vs->objects, in->image.vid, s);
+    }
+    return 0;
 }

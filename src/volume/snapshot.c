@@ -33,7 +33,8 @@ static int edit_snapshot(void *arg, struct registry_edit *e)
     struct record *r = e->record;
     if (is_begun(r, c))
         return REGISTRY_UNCHANGED;
-    ASSERT(r->pending.kind == PENDING_NONE);
+    if (r->pending.kind != PENDING_NONE)
+        return -EIO; /* an opener finishes what is pending, so there is none */
     c->exists = record_snapshot_by_tag(r, c->tag) != NULL;
     if (c->exists)
         return REGISTRY_UNCHANGED; /* H2 */
@@ -57,7 +58,8 @@ static int edit_rollback(void *arg, struct registry_edit *e)
     struct record *r = e->record;
     if (is_begun(r, c))
         return REGISTRY_UNCHANGED;
-    ASSERT(r->pending.kind == PENDING_NONE);
+    if (r->pending.kind != PENDING_NONE)
+        return -EIO; /* an opener finishes what is pending, so there is none */
     struct record_snapshot *s = record_snapshot_by_tag(r, c->tag);
     if (!s)
         return -ENOENT;
@@ -82,6 +84,7 @@ static fiber_fn int take_snapshot(struct instance *in, struct begin_call *call,
                                   uint64_t *ret_pause_ns)
 {
     struct volumes *vs = in->vs;
+    struct vid frozen = in->image.vid;
     int r = in->failed ? in->failed : settle_pass(in);
     if (!r)
         r = lease_edit(in, NULL, edit_snapshot, call);
@@ -91,9 +94,12 @@ static fiber_fn int take_snapshot(struct instance *in, struct begin_call *call,
     uint64_t start = clock_now(vs->rt);
     gate_hold(in);
     r = settle_all(in);
+    struct version removed = in->removed;
     r = r ? pending_abort(in, r) : pending_finish(in, PENDING_FRESH);
     gate_release(in);
     *ret_pause_ns = clock_now(vs->rt) - start;
+    if (!r && removed.value) /* all that was ever sent for W is answered */
+        object_settle(vs->objects, frozen, removed);
     return r;
 }
 

@@ -221,6 +221,12 @@ static fiber_fn void owed_linked_step(struct story *s)
     publish(s);
 }
 
+/* Does not look at the leaf: only reconciling can find it. */
+static fiber_fn void just_open(struct story *s)
+{
+    volume_close(open_it(s, "a", NULL));
+}
+
 static fiber_fn void punched_step(struct story *s)
 {
     create(s, "a");
@@ -446,7 +452,7 @@ int main(void)
     log_level = getenv("VERBOSE") ? LOG_DEBUG : LOG_ERROR;
     die_and_take_over("V6: unlinked objects are found", unlinked_step, unlinked_after);
     die_and_take_over("V6: debts of an unlinked leaf are paid", owed_step, owed_after);
-    die_and_take_over("V6: debts of a linked leaf are paid", owed_linked_step, owed_after);
+    die_and_take_over("V6: debts of a linked leaf are paid", owed_linked_step, just_open);
     die_and_take_over("V6, V4: punched objects are removed", punched_step, punched_after);
     simple("W5: a read waits for a write under way", reader_step);
     simple("P1: the source of a pending clone stays", pin_step);
