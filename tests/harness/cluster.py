@@ -194,7 +194,8 @@ class Cluster:
         """Orderly end of all at once. Closing a volume needs all nodes, so open volumes are waited for first."""
         errors = []
         if all(sheep.alive() for sheep in self.sheep):
-            wait_for(lambda: self.dog_json("cluster", "info")["backlog"]["open"] == 0, "all volumes to be closed", 30)
+            wait_for(lambda: not self.dog_json("cluster", "info").get("backlog", {}).get("open"),
+                     "all volumes to be closed", 30)
         for sheep in self.sheep:
             sheep.terminate()
         for sheep in self.sheep:
