@@ -558,7 +558,7 @@ static fiber_fn void settle_volume(struct test *t, struct gateway *g, struct mod
     struct volume *v = NULL;
     struct volume_error e = {0};
     int r;
-    for (unsigned i = 0; i < 2000; i++) {
+    for (unsigned i = 0; i < 20000; i++) { /* a node that finds no space closes late */
         r = volume_open(g->vs, m->name, NULL, 0, &v, &e);
         if (!is_excuse(r) && r != -ENOSPC)
             break;
