@@ -380,8 +380,11 @@ static fiber_fn int block_failed(struct instance *in, struct block *b, const str
         struct object_found found;
         r = object_reconcile_one(in->vs->objects, &in->owner, oid, &found);
         if (!r) { /* what is on disk counts: read it again */
+            bool exists = found.version.value != 0 && !found.tombstone;
+            if (exists && !b->own && b->level == 1)
+                block_set_unlinked(in, b, found.version); /* V3 */
             b->version = found.version;
-            b->own = b->own || (found.version.value != 0 && !found.tombstone);
+            b->own = b->own || exists;
             b->reload = true;
             return -EAGAIN;
         }
@@ -444,8 +447,8 @@ fiber_fn int block_write(struct instance *in, struct block *b, const struct bloc
         flight_end(in, NULL, &flight);
         return 0;
     }
-    flight_end(in, NULL, &flight);
     r = block_failed(in, b, &oid, r);
+    flight_end(in, NULL, &flight); /* V6: S stays below until its copies are equal */
 free_list:
     free(list);
     return r;

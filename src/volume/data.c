@@ -29,6 +29,7 @@ struct op {
     const struct iovec *iov; /* OBJECT_WRITE */
     bool whole;              /* covers all that the image has of the object */
     unsigned repairs;        /* of the object when the change was sent last */
+    struct flight *flight;   /* of the change when it was sent last */
 };
 
 uint32_t data_span(const struct instance *in, uint32_t index)
@@ -167,11 +168,11 @@ static fiber_fn int send_change(struct active *a, struct op *op, struct object_c
 {
     struct instance *in = a->in;
     struct version before = a->version;
-    struct flight flight;
+    struct flight *flight = op->flight;
     c->oid = image_oid(&in->image, in->image.vid.value, 0, a->index);
     c->next = instance_next_version(in);
     op->repairs = a->repairs;
-    flight_begin(in, a, &flight, c->next, op->extent.offset, op->extent.length);
+    flight_begin(in, a, flight, c->next, op->extent.offset, op->extent.length);
     if (!creates)
         active_set_version(a, c->next);
     int r = object_change(in->vs->objects, &in->owner, c);
@@ -179,17 +180,19 @@ static fiber_fn int send_change(struct active *a, struct op *op, struct object_c
         if (creates)
             active_set_version(a, c->next);
         change_answered(a, op, c->next);
-        flight_end(in, a, &flight);
+        flight_end(in, a, flight);
         return 0;
     }
-    if (r == -ENOSPC) { /* nothing was sent */
+    if (r == -ENOSPC || r == -ENOMEM) { /* nothing was sent */
         if (!creates && a->version.value == c->next.value)
             active_set_version(a, before);
-        flight_end(in, a, &flight);
+        flight_end(in, a, flight);
         return r;
     }
-    active_set_unlinked(a, c->next); /* V6: S stays below until its copies are equal again */
-    flight_end(in, a, &flight);
+    active_set_unlinked(a, c->next); /* it may be there, with nothing that refers to it */
+    /* V6: S stays below until the copies are equal again; only then does the flight end. */
+    list_remove(&flight->link);
+    waitq_wake_all(&a->waiters);
     if (r == -ECANCELED)
         instance_fail(in, r, "a write was cut off");
     return r == -ESTALE ? -EAGAIN : r;
@@ -270,6 +273,10 @@ static int guest_error(struct active *a, int r)
 
 static fiber_fn int change_object(struct active *a, struct op *op)
 {
+    struct flight flight;
+    list_init(&flight.link);
+    list_init(&flight.inflight_link);
+    op->flight = &flight;
     for (unsigned repaired = 0;;) {
         op->repairs = a->repairs;
         int r = try_change(a, op);
@@ -277,9 +284,10 @@ static fiber_fn int change_object(struct active *a, struct op *op)
             continue;
         if (r == 0 || r == -ENOSPC || r == -ENOMEM)
             return r;
-        if (a->in->failed)
-            return a->in->failed;
-        int fixed = repair(a, op->repairs);
+        int fixed = a->in->failed ? a->in->failed : repair(a, op->repairs);
+        if (fixed && !a->in->failed)
+            instance_fail(a->in, fixed, "the copies of an object cannot be made equal");
+        flight_end(a->in, a, &flight);
         if (fixed)
             return guest_error(a, fixed);
         if (r != -EAGAIN || ++repaired >= REPAIR_MAX)

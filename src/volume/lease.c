@@ -61,6 +61,7 @@ fiber_fn int lease_edit(struct instance *in, const char *other, registry_fn *fn,
 
 struct take {
     struct instance *in;
+    uint64_t volume; /* the line: its lease may look the same as that of the line before */
     struct record_lease seen, wanted;
     bool attempted;
     bool changed; /* the record is not as it was seen: look again */
@@ -77,7 +78,8 @@ static int edit_take(void *arg, struct registry_edit *e)
     struct take *t = arg;
     if (t->attempted && lease_equal(&e->record->lease, &t->wanted))
         return REGISTRY_UNCHANGED;
-    t->changed = !e->exists || !lease_equal(&e->record->lease, &t->seen);
+    t->changed =
+        !e->exists || e->record->volume != t->volume || !lease_equal(&e->record->lease, &t->seen);
     if (t->changed)
         return -ECANCELED;
     t->attempted = true;
@@ -135,6 +137,7 @@ static fiber_fn int take_lease(struct instance *in, const struct record *r,
             r->name, (unsigned)RECORD_TERM_MAX);
     struct take t = {
         .in = in,
+        .volume = r->volume,
         .seen = r->lease,
         .wanted = {.node = n->uuid,
                    .session = cluster_session(vs->cluster),
@@ -424,7 +427,7 @@ fiber_fn void instance_release(struct instance *in, bool user)
     unsigned *count = user ? &in->users : &in->operations;
     ASSERT(*count > 0);
     --*count;
-    if (!user)
+    if (!user && in->operations == 0)
         in->alone = false;
     waitq_wake_all(&in->vs->instances_changed);
     if (is_idle(in) && in->state == INSTANCE_OPEN) {
@@ -458,8 +461,6 @@ fiber_fn int instance_open_alone(struct volumes *vs, const char *name, struct in
     int r = instance_open(vs, name, NULL, false, &in, ret_error);
     if (r)
         return r;
-    while (in->operations > 1 && in->users == 0)
-        waitq_wait(&vs->instances_changed);
     if (in->users > 0 || in->alone) {
         instance_release(in, false);
         return volume_error_set(ret_error, -EBUSY,
@@ -467,7 +468,9 @@ fiber_fn int instance_open_alone(struct volumes *vs, const char *name, struct in
                                 "client), then try again",
                                 name);
     }
-    in->alone = true;
+    in->alone = true; /* nobody joins from here on, so the others become none */
+    while (in->operations > 1)
+        waitq_wait(&vs->instances_changed);
     *ret = in;
     return 0;
 }

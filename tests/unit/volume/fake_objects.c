@@ -7,7 +7,7 @@
 #include "object/index_block.h"
 
 #define GROUP_MAX  64u
-#define VOLUME_MAX 256u
+#define VOLUME_MAX 8192u
 
 struct fake_object {
     struct list link;

@@ -381,6 +381,47 @@ static fiber_fn void wrong_scene(struct scene *s)
     fiber_sleep(s->vs->rt, 100 * NS_PER_MS);
 }
 
+/* Several operations that want the volume for themselves, while another one runs. */
+struct alone_call {
+    struct scene *s;
+    bool rollback;
+    int result;
+    unsigned *running;
+};
+
+static fiber_fn void alone_main(void *arg)
+{
+    struct alone_call *c = arg;
+    c->result = c->rollback ? volume_rollback(c->s->vs, "a", "s", NULL)
+                            : volume_snapshot(c->s->vs, "a", "t", NULL, NULL);
+    --*c->running;
+}
+
+static fiber_fn void alone_scene(struct scene *s)
+{
+    create(s, "a", MIB);
+    struct volume *v = open_it(s, "a", NULL);
+    put(v, 0, 65536, 1);
+    snapshot(s, "a", "s");
+    put(v, 0, 65536, 2);
+    volume_close(v);
+    unsigned running = 3;
+    struct alone_call calls[3] = {
+        {s, false, 1, &running}, {s, true, 1, &running}, {s, true, 1, &running}};
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(fiber_spawn(s->vs->rt, "alone", alone_main, &calls[i]), 0);
+    for (unsigned i = 0; i < 1000 && running; i++)
+        fiber_sleep(s->vs->rt, 10 * NS_PER_MS);
+    assert_int_equal(running, 0);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(calls[i].result, 0);
+    v = open_it(s, "a", NULL);
+    expect(v, 0, 65536, 1);
+    volume_close(v);
+    fiber_sleep(s->vs->rt, 100 * NS_PER_MS);
+    check_exact(s);
+}
+
 /* The check must see what is wrong, and name it. */
 static fiber_fn void damage_scene(struct scene *s)
 {
@@ -439,6 +480,11 @@ static void test_wrong(void **state)
     run(wrong_scene);
 }
 
+static void test_alone(void **state)
+{
+    run(alone_scene);
+}
+
 static fiber_fn void damage_main(void *arg)
 {
     struct scene *s = arg;
@@ -460,7 +506,7 @@ int main(void)
         cmocka_unit_test(test_rw),     cmocka_unit_test(test_snapshot),
         cmocka_unit_test(test_clone),  cmocka_unit_test(test_discard),
         cmocka_unit_test(test_resize), cmocka_unit_test(test_wrong),
-        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_alone),  cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
