@@ -109,6 +109,7 @@ static fiber_fn int send_meta(struct objects *o, uint16_t node, const struct pee
     peer_meta_encode(m, &e);
     int r = e.error;
     call_init(&c, PEER_META_APPLY, 0); /* without payload it cannot fail */
+    c.flags = CALL_FAIL_FAST;
     c.body = e.data;
     c.body_length = (uint32_t)e.length;
     if (r == 0)
@@ -166,6 +167,7 @@ static fiber_fn int level_group(struct objects *o, uint32_t group, uint64_t epoc
         gc.node = i;
         const struct listing l = {
             .node = members[i],
+            .flags = CALL_FAIL_FAST, /* groups without that node must not wait for it */
             .filter = {.flags = PEER_LIST_BY_GROUP | PEER_LIST_META, .group = (uint16_t)group},
             .fn = add_copy,
             .arg = &gc,
@@ -380,7 +382,7 @@ static fiber_fn void align_main(void *arg)
         reclaim_kick(o);
         if (r < 0 && !o->stopping) {
             o->align_again = true;
-            if (r != -EAGAIN)
+            if (r != -EAGAIN && r != -ECONNRESET)
                 log_warn("comparing ledgers failed (%s); tried again", err_text(r));
             waitq_wait_until(&o->map_wait, o->rt, clock_now(o->rt) + POLL_NS);
         }

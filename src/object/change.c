@@ -236,8 +236,10 @@ void changes_on_epoch(struct objects *o, uint32_t group)
     list_for_each (ch, &g->changes, in_group) {
         if (ch->epoch == g->epoch)
             continue;
-        if (members_set(ch) < 0)
+        if (members_set(ch) < 0) {
+            ch->unanswered++; /* of the member that could not be made */
             log_error("no memory to resend a change of group %u; it waits", group);
+        }
         members_submit(ch);
         waitq_wake_all(&ch->op.wait);
     }
@@ -434,17 +436,19 @@ static fiber_fn int drive(struct change *ch)
 /* C1 for a change: no call of it is under way afterwards. */
 static fiber_fn void finish(struct change *ch)
 {
-    for (unsigned i = 0; i < ch->member_count; i++) {
-        ch->members[i].wanted = false;
-        if (call_busy(&ch->members[i].call))
-            link_cancel(&ch->members[i].call);
-        call_done(&ch->members[i].call);
-    }
+    /* First off the list: cancelling suspends, and a new epoch would send it again. */
     struct group *g = group_get(ch->o, ch->group);
     local_state(ch, ch->local_wanted, true);
     list_remove(&ch->in_group);
     if (g->local_pending > 0)
         wake_later(ch, g);
+    for (unsigned i = 0; i < ch->member_count; i++)
+        ch->members[i].wanted = false;
+    for (unsigned i = 0; i < ch->member_count; i++) {
+        if (call_busy(&ch->members[i].call))
+            link_cancel(&ch->members[i].call);
+        call_done(&ch->members[i].call);
+    }
 }
 
 fiber_fn int object_change(struct objects *o, const struct object_owner *owner,

@@ -260,6 +260,8 @@ struct objects {
     unsigned request_pool_count;
     size_t reserve_used; /* of payload_get() */
     struct waitq reserve_wait;
+    size_t install_used; /* of copy_install() */
+    struct waitq install_wait;
     uint64_t free_bytes; /* own_free_bytes() */
     unsigned free_uses;
     uint64_t write_bytes_inflight;

@@ -173,6 +173,7 @@ static void init(struct objects *o, struct rt *rt, struct store *store, struct c
     waitq_init(&o->map_wait);
     waitq_init(&o->drain_wait);
     waitq_init(&o->reserve_wait);
+    waitq_init(&o->install_wait);
     list_init(&o->ops);
     list_init(&o->peers);
     list_init(&o->request_pool);

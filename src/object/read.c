@@ -17,7 +17,8 @@
 #define LOG_MODULE "object"
 #include "base/log.h"
 
-#define RETRY_NS (50 * NS_PER_MS)
+#define RETRY_NS          (50 * NS_PER_MS)
+#define INSTALL_BYTES_MAX (16u << 20)
 
 /* --- one remote copy --- */
 
@@ -137,6 +138,25 @@ fiber_fn int copy_remove(struct objects *o, uint16_t node, const struct oid *oid
     return copy_change(o, node, &pc, NULL, 0, owner);
 }
 
+/* Memory for installs is a class of its own: they hold it while they wait for other nodes, and what
+ * serves those nodes (payload_get()) must not wait for that. */
+static fiber_fn void *install_buffer_get(struct objects *o, uint32_t size)
+{
+    while (o->install_used > 0 && o->install_used + size > INSTALL_BYTES_MAX)
+        waitq_wait(&o->install_wait);
+    void *p = aligned_alloc(OBJECT_BLOCK, ALIGN_UP((size_t)size, (size_t)OBJECT_BLOCK));
+    if (p)
+        o->install_used += size;
+    return p;
+}
+
+static void install_buffer_put(struct objects *o, void *p, uint32_t size)
+{
+    free(p);
+    o->install_used -= size;
+    waitq_wake_all(&o->install_wait);
+}
+
 fiber_fn int copy_install(struct objects *o, uint16_t node, uint16_t donor, const struct oid *oid,
                           struct version prev, struct version next, uint32_t end,
                           const struct object_owner *owner)
@@ -144,9 +164,10 @@ fiber_fn int copy_install(struct objects *o, uint16_t node, uint16_t donor, cons
     struct peer_change pc = {.kind = PEER_CHANGE_INSTALL, .oid = *oid, .prev = prev, .next = next};
     if (end == 0)
         return copy_change(o, node, &pc, NULL, 0, owner);
-    bool reserve;
-    void *buffer = payload_get(o, end, &reserve);
+    void *buffer = install_buffer_get(o, end);
     struct version version;
+    if (!buffer)
+        return -ENOMEM;
     int r = copy_read(o, donor, oid, 0, end, buffer, &version);
     if (r == 0 && version.value != next.value)
         r = -ESTALE; /* the donor went on: look again */
@@ -156,7 +177,7 @@ fiber_fn int copy_install(struct objects *o, uint16_t node, uint16_t donor, cons
         pc.extents[0] = (struct peer_extent){0, end};
         r = copy_change(o, node, &pc, &iov, crc32c(0, buffer, end), owner);
     }
-    payload_put(o, buffer, end, reserve);
+    install_buffer_put(o, buffer, end);
     return r;
 }
 

@@ -174,9 +174,9 @@ static fiber_fn int take_apart(struct objects *o, const struct oid *oid)
     if (!cs)
         return -ENOMEM;
     *cs = (struct cascade){.o = o, .oid = *oid, .epoch = g->epoch};
-    bool reserve;
-    cs->entries = payload_get(o, CHUNK_ENTRIES * INDEX_ENTRY_BYTES, &reserve);
-    int r = read_ledger(cs);
+    /* Not of payload_get(): it is held while other nodes are waited for. */
+    cs->entries = aligned_alloc(INDEX_PAGE, CHUNK_ENTRIES * INDEX_ENTRY_BYTES);
+    int r = cs->entries ? read_ledger(cs) : -ENOMEM;
     if (r == 0)
         r = read_header(cs);
     for (uint32_t from = 0; r == 0 && from < cs->header.entries; from += CHUNK_ENTRIES) {
@@ -187,7 +187,7 @@ static fiber_fn int take_apart(struct objects *o, const struct oid *oid)
         const struct peer_meta gone = {.oid = *oid, .epoch = cs->epoch, .remove = true};
         r = metas_replicate(o, &gone, 1);
     }
-    payload_put(o, cs->entries, CHUNK_ENTRIES * INDEX_ENTRY_BYTES, reserve);
+    free(cs->entries);
     free(cs);
     return r;
 }

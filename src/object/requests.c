@@ -90,6 +90,11 @@ static fiber_fn int admit_object_request(struct request *rq, const bool *abort)
         r = gate_wait_map(o, rq->header.map_version, abort);
     if (r == 0 && rq->header.group >= o->group_count)
         r = -EINVAL;
+    if (r == 0 && rq->header.type == PEER_READ) {
+        /* Before the gate (G1): memory may be held by what waits for the gate to open. */
+        rq->reply_payload = payload_get(o, rq->read.length, &rq->reply_payload_reserve);
+        rq->reply_payload_size = rq->read.length;
+    }
     if (r == 0)
         r = gate_enter_wait(o, rq->header.group, rq->header.epoch, abort);
     if (r == 0 && rq->header.type == PEER_CHANGE) {
@@ -210,8 +215,6 @@ static fiber_fn int run_read(struct request *rq)
 {
     struct objects *o = rq->o;
     uint32_t length = rq->read.length;
-    rq->reply_payload = payload_get(o, length, &rq->reply_payload_reserve);
-    rq->reply_payload_size = length;
     struct version version = {0};
     int r =
         store_read(o->store, &rq->read.oid, rq->read.offset, length, rq->reply_payload, &version);
