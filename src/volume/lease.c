@@ -251,9 +251,12 @@ static fiber_fn int attach(struct instance *in, const struct record *rec)
     free(found.items);
     if (r)
         return r;
+    bool pending = rec->pending.kind != PENDING_NONE && !rootless;
     fmutex_lock(&in->settle_lock);
     r = settle_all(in);
-    if (!r && rec->pending.kind != PENDING_NONE && !rootless)
+    if (r == -ENOSPC && !pending)
+        r = 0; /* a full cluster still serves: the background fiber tries again */
+    if (!r && pending)
         r = pending_finish(in, rec->lease.clean ? PENDING_FRESH : PENDING_FOUND);
     fmutex_unlock(&in->settle_lock);
     return r ? r : settle_start(in);
@@ -515,7 +518,10 @@ fiber_fn int instance_open(struct volumes *vs, const char *name, const char *tag
             return volume_error_of(ret_error, -ENOMEM, "open", name);
         int r = tag ? open_snapshot(in, ret_error) : open_working(in, ret_error);
         if (r) {
+            bool leased = in->owner.term.value != 0;
             instance_set_state(in, INSTANCE_GONE);
+            if (leased)
+                sweep_soon(vs); /* nobody else may open it while this node lives */
             instance_unref(in);
             return r;
         }
