@@ -250,7 +250,11 @@ fiber_fn int block_load(struct instance *in, struct block *b)
     }
     if (b->own) {
         b->version = version;
-        block_set_owed(in, b, owed, owed_count, version);
+        /* What a predecessor owes may be older than this write of the block, and its drops may have
+         * been sent: their keys must stay until they are sent again (V6). */
+        bool inherited = version_term(version).value != in->owner.term.value;
+        struct version since = inherited ? (struct version){in->published.value + 1} : version;
+        block_set_owed(in, b, owed, owed_count, since);
     } else {
         free(owed); /* of a frozen block: none */
         for (uint32_t i = 0; i < in->image.entries && !in->frozen; i++)
