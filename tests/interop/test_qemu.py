@@ -115,3 +115,15 @@ def test_qemu_img_bench(shared):
     for options in (["-w", "-s", "4096", "-d", "32"], ["-w", "-s", "65536", "-d", "8", "--flush-interval=16"], ["-s", "4096"]):
         run(["qemu-img", "bench", "-f", "raw", "-t", "none", "-c", "2000", *options, uri])
     delete(shared, "bench")
+
+
+def test_the_connection_forms_of_the_readme(shared):
+    """-drive file=URI and -blockdev driver=raw,file.driver=nbd,...: the same option parsers as in a QEMU with a guest."""
+    shared.create("forms", "8M")
+    host, port = shared.sheep[0].tcp("nbd").rsplit(":", 1)
+    qemu_io(f"nbd://{host}:{port}/forms", "raw", ["write -P 0x21 0 64k"])
+    blockdev = (f"driver=raw,discard=unmap,cache.direct=on,file.driver=nbd,file.server.type=inet,file.server.host={host},"
+                f"file.server.port={port},file.export=forms")
+    output = run(["qemu-io", "--image-opts", "-c", "read -P 0x21 0 64k", blockdev]).stdout
+    assert "65536/65536" in output and "failed" not in output, output
+    delete(shared, "forms")
