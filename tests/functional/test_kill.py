@@ -130,6 +130,7 @@ def test_fio_verify_survives_kill_9_of_all(cluster):
     """The same with a verifier that nobody here wrote. fio's latency log lists the offset of every answered write; after
     the restart fio reads everything back, and no answered block may be among those that it finds bad."""
     rng = random.Random(SEED + 1)
+    empty = cluster.usage()
     for number in range(max(2, ROUNDS // 5)):
         sheep = rng.choice(cluster.sheep)
         folder = os.path.join(cluster.folder, f"fio-{number}")
@@ -141,7 +142,7 @@ def test_fio_verify_survives_kill_9_of_all(cluster):
         process = subprocess.Popen(common + ["--do_verify=0", "--write_lat_log=log", "--log_offset=1"], cwd=folder,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         written = cluster.usage()[0]["data_bytes"] + (1 << 20)
-        wait_for(lambda: cluster.usage()[0]["data_bytes"] > written, "fio to write", 60)
+        wait_for(lambda: cluster.usage()[0]["data_bytes"] > written or process.poll() is not None, "fio to write", 60)
         killer = Killer(cluster, rng.random() * 0.7, [0, 0, 0])
         killer.start()
         output, _ = process.communicate(timeout=120)
@@ -161,6 +162,8 @@ def test_fio_verify_survives_kill_9_of_all(cluster):
         print(f"round {number}: {len(answered)} writes answered, {good} of them and of those in flight found")
         assert not answered & bad, f"answered writes are lost: {sorted(answered & bad)[:10]}"
         assert len(answered) <= good <= len(answered) + 32, done.stdout[-2000:]
+        wait_for(lambda: cluster.dog("vdi", "delete", f"fio{number}", expect=None).returncode == 0, "delete", 30)
+        cluster.wait_empty(empty)
     cluster.check()
 
 
