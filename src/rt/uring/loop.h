@@ -9,7 +9,8 @@
  * the kernel writes to no memory of ours for them.
  * U4 As soon as READS_PER_SUBMIT disk reads are pending they are submitted, before further fibers
  *    run, so that the disk works while the rest of a burst is still being looked at (about 10 %
- *    more 4 KiB reads at depth 32, docs/decisions/0007). Writes are not paced: a store gathers them into commits.
+ *    more 4 KiB reads at depth 32, docs/decisions/0007). Writes are not paced: a store gathers them
+ * into commits.
  */
 #pragma once
 #include <liburing.h>
