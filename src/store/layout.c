@@ -54,6 +54,7 @@ void super_encode(const struct super *sb, uint8_t out[STORE_BLOCK])
         put_le32(p + 140 + 12 * i, sb->trees[i].ptr.block);
         put_le32(p + 144 + 12 * i, sb->trees[i].ptr.crc);
     }
+    memcpy(p + SUPER_KEPT_OFFSET, sb->kept, SUPER_KEPT_SIZE);
     put_le32(p + 8, crc32c(0, out, STORE_BLOCK));
 }
 
@@ -86,9 +87,12 @@ int super_decode(const uint8_t in[STORE_BLOCK], struct super *ret)
     put_le32(copy + 8, 0);
     if (crc32c(0, copy, STORE_BLOCK) != get_le32(in + 8))
         return -EUCLEAN;
-    if (get_le32(p + 12) != LAYOUT_VERSION)
-        return -EPROTO;
+    sb.version = get_le32(p + 12);
     sb.generation = get_le64(p + 16);
+    if (sb.version != LAYOUT_VERSION) {
+        *ret = sb;
+        return -EPROTO;
+    }
     memcpy(sb.store.bytes, p + 24, 16);
     memcpy(sb.cluster.bytes, p + 40, 16);
     sb.compat = get_le64(p + 56);
@@ -109,8 +113,11 @@ int super_decode(const uint8_t in[STORE_BLOCK], struct super *ret)
         sb.trees[i].ptr.block = get_le32(p + 140 + 12 * i);
         sb.trees[i].ptr.crc = get_le32(p + 144 + 12 * i);
     }
-    if (sb.incompat & ~LAYOUT_INCOMPAT)
+    memcpy(sb.kept, p + SUPER_KEPT_OFFSET, SUPER_KEPT_SIZE);
+    if (sb.incompat & ~LAYOUT_INCOMPAT) {
+        *ret = sb;
         return -EPROTO;
+    }
     if (!super_sane(&sb))
         return -EUCLEAN;
     *ret = sb;

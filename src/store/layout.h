@@ -10,9 +10,11 @@
 #include "base/crc32c.h"
 #include "store/store.h"
 
+/* Format version and features of each kind that this program knows (FORMAT.md, "Versions"). */
 #define LAYOUT_VERSION       1u
-#define LAYOUT_INCOMPAT      0ull /* features of each kind that this version knows */
+#define LAYOUT_COMPAT        0ull
 #define LAYOUT_RO_COMPAT     0ull
+#define LAYOUT_INCOMPAT      0ull
 #define LAYOUT_SUPER_COPIES  2u
 #define LAYOUT_LOG_FIRST     LAYOUT_SUPER_COPIES
 #define LAYOUT_LOG_COUNT_MIN 256u
@@ -61,7 +63,11 @@ struct tree_root {
 
 #define SUPER_INEXACT 1u /* opened with a damaged log, and not closed cleanly since */
 
+#define SUPER_KEPT_OFFSET 256u
+#define SUPER_KEPT_SIZE   256u
+
 struct super {
+    uint32_t version; /* format version found; LAYOUT_VERSION is written */
     uint64_t generation;
     struct uuid store, cluster;
     uint64_t compat, ro_compat, incompat;
@@ -72,10 +78,13 @@ struct super {
     uint64_t commit, log_sequence;
     uint32_t log_prev_crc, boot;
     struct tree_root trees[TREE_COUNT];
+    uint8_t kept[SUPER_KEPT_SIZE]; /* belongs to compatible features: written back as it was */
 };
 
 void super_encode(const struct super *sb, uint8_t out[STORE_BLOCK]);
-/* 0, -EMEDIUMTYPE (no superblock), -EUCLEAN (checksum or impossible figures), -EPROTO. */
+/* 0, -EMEDIUMTYPE (no superblock), -EUCLEAN (checksum or impossible figures). -EPROTO: of a version
+ * or with an incompatible feature that is not known; *ret then says which, the rest of it is not to
+ * be used but for the generation. */
 int super_decode(const uint8_t in[STORE_BLOCK], struct super *ret);
 /* Fills in the figures of a store of `size` bytes; log_bytes 0: chosen. -ENOSPC: too small, and
  * *ret_min is the least size; -EINVAL, -EFBIG. */

@@ -10,6 +10,20 @@
 #define RESERVE_BLOCKS_MAX (1u << 18) /* 1 GiB */
 #define LOG_LEFT_AT_OPEN   16u        /* below: checkpoint before anything else */
 
+static void refuse_version(const struct store *s)
+{
+    const struct super *sb = &s->super;
+
+    if (sb->version != LAYOUT_VERSION)
+        log_error("%s has format version %u, this program knows version %u: serve it with the "
+                  "version that made it",
+                  s->disk->name, sb->version, LAYOUT_VERSION);
+    else
+        log_error("%s has features that this version does not know (incompat 0x%llx): serve it "
+                  "with the version that made it",
+                  s->disk->name, (unsigned long long)(sb->incompat & ~LAYOUT_INCOMPAT));
+}
+
 static fiber_fn int read_super(struct store *s)
 {
     unsigned bad;
@@ -19,7 +33,7 @@ static fiber_fn int read_super(struct store *s)
         log_error("%s is not a Kelpie store; make one with: sheep format %s", s->disk->name,
                   s->disk->name);
     } else if (r == -EPROTO) {
-        log_error("%s has a format or feature that this version does not know", s->disk->name);
+        refuse_version(s);
     } else if (r == -EUCLEAN) {
         store_problem(s, 0, "both copies of the superblock are damaged");
     } else if (r == 0 && s->super.size > s->disk->size) {
@@ -28,7 +42,9 @@ static fiber_fn int read_super(struct store *s)
                       (unsigned long long)s->super.size, (unsigned long long)s->disk->size);
         r = -EUCLEAN;
     } else if (r == 0 && !s->read_only && (s->super.ro_compat & ~LAYOUT_RO_COMPAT)) {
-        log_error("%s has features that this version can only read", s->disk->name);
+        log_error("%s has features that this version can only read (ro-compat 0x%llx): serve it "
+                  "with the version that made it",
+                  s->disk->name, (unsigned long long)(s->super.ro_compat & ~LAYOUT_RO_COMPAT));
         r = -EPROTO;
     }
     if (r == 0 && bad != 0)

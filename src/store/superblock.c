@@ -45,6 +45,7 @@ fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, u
 {
     uint8_t *page = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
     int found = -EMEDIUMTYPE, r = 0;
+    bool any = false;
 
     if (page == NULL)
         return -ENOMEM;
@@ -57,14 +58,19 @@ fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, u
         if (r < 0)
             break;
         r = super_decode(page, &sb);
-        if (r < 0) {
-            *ret_bad |= 1u << i;
-            if (found < 0 && (found == -EMEDIUMTYPE || r == -EPROTO))
+        if (r == 0 || r == -EPROTO) {
+            /* The newest decides, also when it is of another version: going back behind it would
+             * take what it refers to for free. */
+            if (!any || sb.generation > ret->generation) {
+                *ret = sb;
+                *ret_slot = i;
                 found = r;
-        } else if (found < 0 || sb.generation > ret->generation) {
-            *ret = sb;
-            *ret_slot = i;
-            found = 0;
+            }
+            any = true;
+        } else {
+            *ret_bad |= 1u << i;
+            if (found == -EMEDIUMTYPE)
+                found = r;
         }
         r = 0;
     }

@@ -5,6 +5,7 @@
  */
 #include "fixture.h"
 #include <stdio.h>
+#include "store/layout.h"
 
 #define A fixture_oid(1, 0)
 
@@ -200,6 +201,89 @@ static void test_outdated(void **state)
     fixture_run(16 << 20, DISK_WRITE_BACK, body_outdated);
 }
 
+/* --- versions and features --- */
+
+struct flags {
+    uint32_t version;
+    uint64_t compat, ro_compat, incompat;
+};
+
+/* Gives a copy of the superblock these flags, and the kept range a content. */
+static void set_flags(struct fixture *f, unsigned copy, struct flags flags)
+{
+    uint8_t *p = sim_disk_bytes(f->sim, "disk") + copy * 4096;
+
+    put_le32(p + 12, flags.version);
+    put_le64(p + 56, flags.compat);
+    put_le64(p + 64, flags.ro_compat);
+    put_le64(p + 72, flags.incompat);
+    memset(p + SUPER_KEPT_OFFSET, 0x77, SUPER_KEPT_SIZE);
+    put_le32(p + 8, 0);
+    put_le32(p + 8, crc32c(0, p, 4096));
+}
+
+static fiber_fn void expect_open(struct fixture *f, struct flags flags, int read_only, int writable)
+{
+    struct store_open_options options = {.read_only = true};
+    struct store_check_report report;
+    int r;
+
+    for (unsigned i = 0; i < 2; i++)
+        set_flags(f, i, flags);
+    r = store_open(f->rt, "disk", &options, &f->s);
+    assert_int_equal(r, read_only);
+    if (r == 0) {
+        assert_int_equal(fixture_read(f, A, 0, 4096), 5);
+        assert_int_equal(fixture_write(f, A, ver(1, 1), ver(1, 2), 0, 4096, 6), -EROFS);
+        fixture_close(f);
+    }
+    assert_int_equal(store_check(f->rt, "disk", true, NULL, NULL, &report), read_only);
+    r = store_open(f->rt, "disk", NULL, &f->s);
+    assert_int_equal(r, writable);
+    if (r == 0)
+        fixture_close(f);
+}
+
+/* Unknown compatible features are kept, unknown read-only compatible ones allow reading, unknown
+ * incompatible ones and versions nothing. */
+static void body_features(struct fixture *f)
+{
+    uint8_t *bytes = sim_disk_bytes(f->sim, "disk"), *before = malloc(8192);
+    struct super super;
+
+    fixture_open(f);
+    assert_int_equal(fixture_write(f, A, STORE_PREV_NONE, ver(1, 1), 0, 4096, 5), 0);
+    fixture_close(f);
+    expect_open(f, (struct flags){.version = 1, .compat = 1ull << 63 | 1}, 0, 0);
+    for (unsigned i = 0; i < 2; i++) { /* after it was written by this version */
+        assert_int_equal(super_decode(bytes + i * 4096, &super), 0);
+        assert_true(super.compat == (1ull << 63 | 1));
+        for (unsigned k = 0; k < SUPER_KEPT_SIZE; k++)
+            assert_int_equal(bytes[i * 4096 + SUPER_KEPT_OFFSET + k], 0x77);
+    }
+    memcpy(before, bytes, 8192);
+    expect_open(f, (struct flags){.version = 1, .ro_compat = 1ull << 62}, 0, -EPROTO);
+    expect_open(f, (struct flags){.version = 1, .incompat = 1ull << 61}, -EPROTO, -EPROTO);
+    expect_open(f, (struct flags){.version = 2}, -EPROTO, -EPROTO);
+    expect_open(f, (struct flags){.version = 0}, -EPROTO, -EPROTO);
+    /* the newer copy decides: behind it nobody may go back */
+    memcpy(bytes, before, 8192);
+    assert_true(super_decode(bytes, &super) == 0);
+    set_flags(f, get_le64(bytes + 16) > get_le64(bytes + 4096 + 16) ? 0 : 1,
+              (struct flags){.version = 2});
+    assert_int_equal(store_open(f->rt, "disk", NULL, &f->s), -EPROTO);
+    memcpy(bytes, before, 8192);
+    fixture_open(f);
+    fixture_close(f);
+    free(before);
+}
+
+static void test_features(void **state)
+{
+    (void)state;
+    fixture_run(16 << 20, DISK_WRITE_BACK, body_features);
+}
+
 /* --- the log --- */
 
 struct logged {
@@ -338,7 +422,7 @@ int main(void)
         cmocka_unit_test(test_outdated),   cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_truncated),  cmocka_unit_test(test_rot),
         cmocka_unit_test(test_log_damage), cmocka_unit_test(test_flips),
-        cmocka_unit_test(test_fuzz),
+        cmocka_unit_test(test_fuzz),       cmocka_unit_test(test_features),
     };
 
     log_level = LOG_ERROR;
