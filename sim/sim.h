@@ -33,6 +33,12 @@ uint8_t *sim_disk_bytes(struct sim *s, const char *path);
 enum sim_fault { SIM_FAULT_NONE, SIM_FAULT_EIO_ONCE, SIM_FAULT_EIO_FROM, SIM_FAULT_CRASH };
 void sim_disk_fault(struct sim *s, const char *path, enum disk_op op, enum sim_fault fault,
                     uint64_t nth);
+/* From now on the disk is a sparse file on a file system with `room` bytes left: every block that
+ * is written or zeroed for the first time takes some (-ENOSPC when there is none), and a discarded
+ * one gives it back. Called again it only changes the room. Before the disk is opened. */
+void sim_disk_sparse(struct sim *s, const char *path, uint64_t room);
+/* Blocks whose first write was a DISK_WRITE, not a DISK_ZERO. */
+uint64_t sim_disk_hole_writes(struct sim *s, const char *path);
 /* Operations of op's class since the disk was made. */
 uint64_t sim_disk_op_count(struct sim *s, const char *path, enum disk_op op);
 

@@ -7,7 +7,7 @@
  * makes durable what had completed when the flush was submitted. D3 At a power cut each unflushed
  * and each unfinished write is dropped, kept, or torn by sectors of 512 bytes. At a kill only
  * unfinished ones are. D4 Discarded ranges read as zeros or as before, by the seed: nothing may
- * rely on either.
+ * rely on either. D5 A sparse disk takes room for a block when an operation on it is submitted.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +34,8 @@ struct sim_disk {
     bool locked;              /* DISK_OPEN_EXCLUSIVE */
     uint64_t op_counts[CLASS_COUNT];
     struct fault_plan plans[CLASS_COUNT];
+    bool *backed; /* D5, per block; NULL: not sparse */
+    uint64_t room, hole_writes;
 };
 
 struct write_record {
@@ -264,6 +266,23 @@ static int meet_fault(struct sim_opened *o, enum disk_op op)
     return -EIO;
 }
 
+/* D5 */
+static int take_room(struct sim_disk *d, const struct disk_io *io)
+{
+    uint64_t first = io->offset / DISK_BLOCK, end = first + io->length / DISK_BLOCK, need = 0;
+    if (!d->backed || io->op == DISK_READ || io->op == DISK_FLUSH)
+        return 0;
+    for (uint64_t i = first; i < end; i++)
+        need += d->backed[i] == (io->op == DISK_DISCARD);
+    if (io->op != DISK_DISCARD && need * DISK_BLOCK > d->room)
+        return -ENOSPC;
+    d->room += io->op == DISK_DISCARD ? need * DISK_BLOCK : -(need * DISK_BLOCK);
+    d->hole_writes += io->op == DISK_WRITE ? need : 0;
+    for (uint64_t i = first; i < end; i++)
+        d->backed[i] = io->op != DISK_DISCARD;
+    return 0;
+}
+
 static void sim_disk_submit(struct disk *base, struct disk_io *io)
 {
     static const uint64_t delays_us[][2] = {
@@ -285,6 +304,8 @@ static void sim_disk_submit(struct disk *base, struct disk_io *io)
     sim_schedule(n->sim, &x->timer, io_fire, delays_us[io->op][0] * NS_PER_US,
                  delays_us[io->op][1] * NS_PER_US);
     int r = meet_fault(o, io->op);
+    if (r == 0)
+        r = take_room(o->disk, io);
     if (r < 0)
         x->result = r;
 }
@@ -321,6 +342,7 @@ int sim_disk_open(struct rt *rt, const char *path, unsigned flags, uint64_t size
                             .rt = rt,
                             .size = d->size,
                             .kind = DISK_FILE,
+                            .sparse = d->backed != NULL,
                             .durability = d->durability,
                             .name = name};
     o->disk = d;
@@ -368,8 +390,26 @@ void sim_disks_free(struct sim *s)
         free(d->path);
         free(d->bytes);
         free(d->durable);
+        free(d->backed);
         free(d);
     }
+}
+
+void sim_disk_sparse(struct sim *s, const char *path, uint64_t room)
+{
+    struct sim_disk *d = find_disk(s, path);
+    ASSERT(d);
+    if (!d->backed)
+        d->backed = calloc(d->size / DISK_BLOCK, sizeof(*d->backed));
+    ASSERT(d->backed);
+    d->room = room;
+}
+
+uint64_t sim_disk_hole_writes(struct sim *s, const char *path)
+{
+    struct sim_disk *d = find_disk(s, path);
+    ASSERT(d);
+    return d->hole_writes;
 }
 
 uint8_t *sim_disk_bytes(struct sim *s, const char *path)

@@ -72,11 +72,28 @@ fiber_fn int disk_flush(struct disk *d)
     return submit_and_wait(d, &w);
 }
 
+fiber_fn int disk_zero(struct disk *d, uint64_t offset, uint64_t length)
+{
+    struct waiting_io w = {.io = {.op = DISK_ZERO, .offset = offset, .length = length}};
+    return submit_and_wait(d, &w);
+}
+
+fiber_fn int disk_discard(struct disk *d, uint64_t offset, uint64_t length)
+{
+    struct waiting_io w = {.io = {.op = DISK_DISCARD, .offset = offset, .length = length}};
+    return submit_and_wait(d, &w);
+}
+
 int disk_open(struct rt *rt, const char *path, unsigned flags, uint64_t size, struct disk **ret)
 {
     if ((flags & DISK_OPEN_CREATE) && (size == 0 || !is_aligned(size)))
         return -EINVAL;
     return rt->ops->disk_open(rt, path, flags, size, ret);
+}
+
+int disk_allocate(struct disk *d)
+{
+    return d->ops->allocate ? d->ops->allocate(d) : 0;
 }
 
 void disk_close(struct disk *d)

@@ -25,6 +25,7 @@ struct disk {
     struct rt *rt;
     uint64_t size; /* bytes, multiple of 4096 */
     enum disk_kind kind;
+    bool sparse; /* a file with holes: writing to one may find its file system full (-ENOSPC) */
     enum disk_durability durability;
     char *name; /* path, for messages; owned by the disk */
 };
@@ -55,14 +56,22 @@ fiber_fn int disk_read(struct disk *d, uint64_t offset, void *buffer, size_t len
 fiber_fn int disk_write(struct disk *d, uint64_t offset, const void *buffer, size_t length,
                         unsigned flags);
 fiber_fn int disk_flush(struct disk *d);
+/* Afterwards the range reads as zeros; of a file it is written, not only reserved. */
+fiber_fn int disk_zero(struct disk *d, uint64_t offset, uint64_t length);
+fiber_fn int disk_discard(struct disk *d, uint64_t offset, uint64_t length);
 
 enum disk_open_flags {
     DISK_OPEN_READ_ONLY = 1,
-    DISK_OPEN_CREATE = 2,   /* a file that must not exist yet, of `size` bytes, allocated */
-    DISK_OPEN_EXCLUSIVE = 4 /* lock: a second opener gets -EBUSY */
+    DISK_OPEN_CREATE = 2,    /* a file that must not exist yet, of `size` bytes: one hole */
+    DISK_OPEN_EXCLUSIVE = 4, /* lock: a second opener gets -EBUSY */
+    DISK_OPEN_ALLOCATE = 8 /* with DISK_OPEN_CREATE: as disk_allocate(); a failure leaves no file */
 };
 /* Opens by path. `size` only with DISK_OPEN_CREATE. -EMEDIUMTYPE if neither file nor block device.
  */
 int disk_open(struct rt *rt, const char *path, unsigned flags, uint64_t size, struct disk **ret);
+/* Gives the holes of a file space of its file system, durably; they stay unwritten. Blocks the
+ * loop: for tools. 0 (also when there is nothing to do, or the file system knows no such thing:
+ * d->sparse tells), or a negative errno, -ENOSPC before all. */
+int disk_allocate(struct disk *d);
 /* Nothing may be in flight. */
 void disk_close(struct disk *d);

@@ -33,6 +33,7 @@ struct rt_ops {
 struct disk_ops {
     /* Arguments were checked; io->length and io->result (0) are filled in. */
     void (*submit)(struct disk *d, struct disk_io *io);
+    int (*allocate)(struct disk *d); /* NULL: nothing to do */
     void (*close)(struct disk *d);
 };
 

@@ -30,7 +30,12 @@ static fiber_fn void format_main(struct rt *rt, void *arg)
     struct format_call *call = arg;
     const struct sheep_options *o = call->options;
     struct store_format_options f = {
-        .size = o->size, .overwrite = o->overwrite, .log_bytes = o->log_bytes};
+        .size = o->size,
+        .overwrite = o->overwrite,
+        .log_bytes = o->log_bytes,
+        .sparse = o->sparse,
+        .zero_bytes = o->zero_all ? UINT64_MAX : 0,
+    };
     call->rt = rt;
     human_progress_begin(&call->progress, "writing", clock_now(rt));
     call->result = store_format(rt, o->path, &f, show_progress, call);

@@ -36,6 +36,8 @@ static const struct option_spec run_options[] = {
 static const struct option_spec format_options[] = {
     {"size", 0, OPTION_TEXT, "SIZE", "of the file to make (whole device or existing file)"},
     {"overwrite", 0, OPTION_FLAG, NULL, "replace what is there: all its data is lost"},
+    {"sparse", 0, OPTION_FLAG, NULL, "a file takes space only when it is needed"},
+    {"zero-all", 0, OPTION_FLAG, NULL, "write all of a file now, not while it is used"},
     {"log-size", 0, OPTION_TEXT, "SIZE", "of the log (by the store's size)"},
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"help", 'h', OPTION_FLAG, NULL, "explain"},
@@ -231,6 +233,11 @@ int sheep_parse(int argc, char **argv, struct sheep_options *ret, enum sheep_com
     if (level && log_level_parse(level, &log_level) < 0)
         return usage("--log-level \"%s\" is none of error, warn, info, debug", level);
     ret->overwrite = options_has(&o, "overwrite");
+    ret->sparse = options_has(&o, "sparse");
+    ret->zero_all = options_has(&o, "zero-all");
+    if (ret->sparse && ret->zero_all)
+        return usage(
+            "--sparse and --zero-all contradict each other: what is written is not sparse");
     ret->data = options_has(&o, "data");
     ret->json = options_has(&o, "json");
     int r = take_size(&o, "size", &ret->size);

@@ -24,7 +24,7 @@ struct sheep_options {
     bool unsafe_no_flush;
     /* format */
     uint64_t size, log_bytes; /* 0: left to the store */
-    bool overwrite;
+    bool overwrite, sparse, zero_all;
     /* check */
     bool data, json;
 };

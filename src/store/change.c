@@ -222,12 +222,12 @@ static fiber_fn int space_admit(struct store *s, const struct change *ch, uint32
         return 0;
     if (ch->source != NULL)
         need += ch->source->leaf_count;
-    if (s->space.free_count >= need + s->reserve)
+    if (space_usable(&s->space) >= need + s->reserve)
         return 0;
-    if (is_overwrite(s, ch) && s->space.free_count >= need + s->reserve / 4)
+    if (is_overwrite(s, ch) && space_usable(&s->space) >= need + s->reserve / 4)
         return 0;
-    if (s->running == NULL && !s->gathering->wanted && s->space.waiting_count == 0 &&
-        s->ckpt == NULL) {
+    if (!ahead_grow(s) && s->running == NULL && !s->gathering->wanted &&
+        s->space.waiting_count == 0 && s->space.held_count == 0 && s->ckpt == NULL) {
         /* Nothing is on its way. A checkpoint gives back what it replaces and what is stale, and no
          * longer needs the room that is kept for it. */
         if (s->stale.count == 0 && s->cache.dirty_count == 0)

@@ -312,7 +312,6 @@ static int fill_bitmap(struct ckpt *ck)
 {
     struct store *s = ck->s;
     const struct tree_level *level = &s->bitmap.levels[0];
-    const struct free_batch *b;
 
     ck->bitmap_pages = calloc(level->count, sizeof(*ck->bitmap_pages));
     if (ck->bitmap_pages == NULL)
@@ -327,10 +326,7 @@ static int fill_bitmap(struct ckpt *ck)
         space_page_get(&s->space, p, ck->bitmap_pages[p]);
     }
     commit_each_pending(s, bitmap_clear, ck);
-    list_for_each (b, &s->space.waiting, link) {
-        for (size_t i = 0; i < b->blocks.count; i++)
-            bitmap_clear(ck, b->blocks.v[i]);
-    }
+    space_each_unowned(&s->space, bitmap_clear, ck);
     for (size_t i = 0; i < ck->freed.count; i++)
         bitmap_clear(ck, ck->freed.v[i]);
     for (uint32_t p = 0; p < level->count; p++)
@@ -371,6 +367,7 @@ static int snapshot(struct ckpt *ck)
     ck->super.log_sequence = s->log.applied;
     ck->super.log_prev_crc = s->log.applied_crc;
     ck->super.boot = s->log.boot;
+    ck->super.zeroed = ahead_frontier(s); /* these writes are flushed with the checkpoint's */
     ck->super.trees[TREE_INDEX] = tree_root_get(&s->index.tree);
     ck->super.trees[TREE_BITMAP] = tree_root_get(&s->bitmap);
     ck->super.trees[TREE_SHARE] = tree_root_get(&s->share.tree);
@@ -487,7 +484,7 @@ fiber_fn int ckpt_write(struct store *s)
     ASSERT(s->ckpt == NULL);
     s->ckpt = &ck;
     s->ckpt_wanted = false;
-    if (ckpt_need(s) > s->space.free_count)
+    if (ckpt_need(s) > space_usable(&s->space))
         r = -ENOSPC;
     if (r == 0)
         r = snapshot(&ck);

@@ -234,8 +234,11 @@ void store_fail(struct store *s, int error, const char *what)
 {
     if (s->failed == 0) {
         s->failed = error;
-        log_error("%s: %s failed (%s); the store has stopped serving, nothing answered is lost",
-                  s->disk->name, what, err_text(error));
+        log_error("%s: %s failed (%s); the store has stopped serving, nothing answered is lost%s",
+                  s->disk->name, what, err_text(error),
+                  error == -ENOSPC && s->disk->sparse
+                      ? "; its file system is full: make room there, then start again"
+                      : "");
     }
     for (unsigned i = 0; i < ARRAY_SIZE(s->commits); i++) {
         if (s->commits[i].io.pending == 0) /* else the committer does it, the memory is in use */
@@ -409,7 +412,7 @@ static void checkpoint_if_due(struct store *s)
 {
     /* The last: a checkpoint needs free blocks before it gives others back. */
     if (log_used(s) > s->super.log_count / 2 || s->cache.dirty_count > s->cache.count_max / 2 ||
-        (s->space.free_count < 2 * s->reserve && ckpt_need(s) > s->space.free_count / 2))
+        (space_usable(&s->space) < 2 * s->reserve && ckpt_need(s) > space_usable(&s->space) / 2))
         ckpt_want(s);
 }
 
@@ -454,6 +457,7 @@ static fiber_fn void commit_one(struct store *s)
     if (s->failed)
         return;
     checkpoint_if_due(s);
+    ahead_if_due(s);
     leaf_cache_shrink(s);
     if (!s->log.last_is_empty) {
         s->last_commit_ns = clock_now(s->rt);

@@ -5,8 +5,9 @@
 #include "base/log.h"
 #include "store/store_internal.h"
 
-#define PROBE_BYTES (1u << 20)
-#define ZERO_BYTES  (1u << 20)
+#define PROBE_BYTES  (1u << 20)
+#define ZERO_BYTES   (1u << 20)
+#define ZERO_DEFAULT (256ull << 20)
 
 struct formatting {
     struct rt *rt;
@@ -36,6 +37,13 @@ static int plan(struct formatting *f, uint64_t size)
     return r;
 }
 
+static void refuse_space(const struct formatting *f)
+{
+    log_error(
+        "%s: its file system has no room for %llu MiB (a sparse store takes only what it needs)",
+        f->path, (unsigned long long)(f->super.size >> 20));
+}
+
 static int open_or_create(struct formatting *f)
 {
     uint64_t size = f->options->size;
@@ -49,9 +57,13 @@ static int open_or_create(struct formatting *f)
         r = plan(f, size); /* before a file is made for nothing */
         if (r < 0)
             return r;
-        r = disk_open(f->rt, f->path, DISK_OPEN_CREATE | DISK_OPEN_EXCLUSIVE, f->super.size,
-                      &f->disk);
-        if (r < 0)
+        r = disk_open(f->rt, f->path,
+                      DISK_OPEN_CREATE | DISK_OPEN_EXCLUSIVE |
+                          (f->options->sparse ? 0 : DISK_OPEN_ALLOCATE),
+                      f->super.size, &f->disk);
+        if (r == -ENOSPC)
+            refuse_space(f);
+        else if (r < 0)
             log_error("cannot create %s: %s", f->path, err_text(r));
         return r;
     }
@@ -92,12 +104,38 @@ static fiber_fn int refuse_content(struct formatting *f)
     return 0;
 }
 
-/* Old superblocks and log blocks must go. A file gets real zeros everywhere: the first write into
- * blocks that it only reserves would cost a journal commit of the file system each time. */
+/* A store that is not sparse never finds its file system full later. */
+static int allocate(struct formatting *f)
+{
+    int r = f->options->sparse ? 0 : disk_allocate(f->disk);
+
+    if (r == -ENOSPC)
+        refuse_space(f);
+    return r;
+}
+
+/* Bytes of the data part that are written now. A file gets real zeros: the first write into blocks
+ * that are only reserved would cost a journal commit of the file system each time. The store does
+ * the rest while it serves. */
+static uint64_t zero_now(struct formatting *f)
+{
+    uint64_t data = f->super.size - block_offset(f->super.data_first);
+    uint64_t bytes = f->options->zero_bytes != 0 ? f->options->zero_bytes : ZERO_DEFAULT;
+
+    f->super.compat |= LAYOUT_COMPAT_ZEROED;
+    if (f->disk->kind != DISK_FILE) {
+        f->super.zeroed = (uint32_t)(data / STORE_BLOCK);
+        return 0;
+    }
+    bytes = MIN(ALIGN_DOWN(bytes, (uint64_t)STORE_BLOCK), data);
+    f->super.zeroed = (uint32_t)(bytes / STORE_BLOCK);
+    return bytes;
+}
+
+/* Old superblocks and log blocks must go. */
 static fiber_fn int zero_all(struct formatting *f)
 {
-    uint64_t total = f->disk->kind == DISK_FILE ? f->super.size : block_offset(f->super.data_first);
-    uint64_t done = 0;
+    uint64_t total = block_offset(f->super.data_first) + zero_now(f), done = 0;
     int r = 0;
 
     memset(f->buffer, 0, ZERO_BYTES);
@@ -152,7 +190,9 @@ fiber_fn int store_format(struct rt *rt, const char *path,
     if (r == 0)
         r = refuse_content(&f);
     if (r == 0) {
-        r = zero_all(&f);
+        r = allocate(&f);
+        if (r == 0)
+            r = zero_all(&f);
         if (r == 0)
             r = write_supers(&f);
         if (r < 0)

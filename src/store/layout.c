@@ -55,6 +55,8 @@ void super_encode(const struct super *sb, uint8_t out[STORE_BLOCK])
         put_le32(p + 144 + 12 * i, sb->trees[i].ptr.crc);
     }
     memcpy(p + SUPER_KEPT_OFFSET, sb->kept, SUPER_KEPT_SIZE);
+    if (sb->compat & LAYOUT_COMPAT_ZEROED)
+        put_le32(p + SUPER_KEPT_OFFSET, sb->zeroed);
     put_le32(p + 8, crc32c(0, out, STORE_BLOCK));
 }
 
@@ -114,6 +116,7 @@ int super_decode(const uint8_t in[STORE_BLOCK], struct super *ret)
         sb.trees[i].ptr.crc = get_le32(p + 144 + 12 * i);
     }
     memcpy(sb.kept, p + SUPER_KEPT_OFFSET, SUPER_KEPT_SIZE);
+    sb.zeroed = sb.compat & LAYOUT_COMPAT_ZEROED ? get_le32(p + SUPER_KEPT_OFFSET) : UINT32_MAX;
     if (sb.incompat & ~LAYOUT_INCOMPAT) {
         *ret = sb;
         return -EPROTO;

@@ -12,9 +12,10 @@
 
 /* Format version and features of each kind that this program knows (FORMAT.md, "Versions"). */
 #define LAYOUT_VERSION       1u
-#define LAYOUT_COMPAT        0ull
+#define LAYOUT_COMPAT        LAYOUT_COMPAT_ZEROED
 #define LAYOUT_RO_COMPAT     0ull
 #define LAYOUT_INCOMPAT      0ull
+#define LAYOUT_COMPAT_ZEROED 1ull /* super.zeroed holds something */
 #define LAYOUT_SUPER_COPIES  2u
 #define LAYOUT_LOG_FIRST     LAYOUT_SUPER_COPIES
 #define LAYOUT_LOG_COUNT_MIN 256u
@@ -79,6 +80,8 @@ struct super {
     uint32_t log_prev_crc, boot;
     struct tree_root trees[TREE_COUNT];
     uint8_t kept[SUPER_KEPT_SIZE]; /* belongs to compatible features: written back as it was */
+    uint32_t zeroed; /* data blocks, from the first, that have been written; all without the feature
+                        LAYOUT_COMPAT_ZEROED. May be too low (advice), and above their number */
 };
 
 void super_encode(const struct super *sb, uint8_t out[STORE_BLOCK]);

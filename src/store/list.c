@@ -125,7 +125,7 @@ uint64_t store_digest(const struct store *s, uint16_t group)
 void store_usage(const struct store *s, struct store_usage *ret)
 {
     uint64_t structure = MIN(s->structure_blocks, (uint64_t)s->space.used_count);
-    uint64_t kept = s->reserve + ckpt_need(s);
+    uint64_t kept = s->reserve + ckpt_need(s) + ahead_unreachable(s);
 
     *ret = (struct store_usage){
         .size_bytes = (uint64_t)s->space.count * STORE_BLOCK,

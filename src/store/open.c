@@ -52,11 +52,13 @@ static fiber_fn int read_super(struct store *s)
     return r;
 }
 
-static int init_parts(struct store *s)
+static int init_parts(struct store *s, const struct store_open_options *options)
 {
     uint32_t blocks = s->super.block_count - s->super.data_first;
     int r = space_init(&s->space, s->super.data_first, blocks);
 
+    if (r == 0)
+        ahead_init(s, options);
     if (r == 0)
         r = share_init(&s->share, s->super.data_first, blocks);
     if (r == 0)
@@ -90,9 +92,12 @@ static int start_fibers(struct store *s)
     static const struct {
         const char *name;
         fiber_main *fn;
-    } mains[] = {{"commit", commit_main}, {"pump", commit_pump}, {"checkpoint", ckpt_main}};
+    } mains[] = {{"commit", commit_main},
+                 {"pump", commit_pump},
+                 {"checkpoint", ckpt_main},
+                 {"ahead", ahead_main}};
 
-    for (size_t i = 0; i < ARRAY_SIZE(mains); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(mains) - s->ahead.off; i++) {
         int r = fiber_spawn(s->rt, mains[i].name, mains[i].fn, s);
         if (r < 0)
             return r;
@@ -109,6 +114,7 @@ static fiber_fn void stop_fibers(struct store *s)
     waitq_wake_all(&s->commit_wait);
     waitq_wake_all(&s->pump_wait);
     waitq_wake_all(&s->ckpt_wait);
+    waitq_wake_all(&s->ahead.wait);
     wgroup_wait(&s->fibers);
     timer_cancel(&s->quiet); /* the committer's last commits may have armed it */
 }
@@ -157,6 +163,7 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     waitq_init(&s->space_wait);
     waitq_init(&s->ckpt_wait);
     waitq_init(&s->ckpt_done);
+    waitq_init(&s->ahead.wait);
     timer_init(&s->quiet, rt, commit_quiet);
     if (onode_index_init(&s->index) < 0) {
         onode_index_done(&s->index);
@@ -191,21 +198,24 @@ static fiber_fn int open_disk(struct store *s, const char *path)
     return r;
 }
 
-static fiber_fn int open_stages(struct store *s, const char *path)
+static fiber_fn int open_stages(struct store *s, const char *path,
+                                const struct store_open_options *options)
 {
     int r = open_disk(s, path);
 
     if (r == 0)
         r = read_super(s);
     if (r == 0)
-        r = init_parts(s);
+        r = init_parts(s, options);
     if (r == 0)
         r = load_checkpoint(s);
     if (r == 0)
         r = replay_log(s);
     if (r < 0 || s->read_only)
         return r;
-    r = settle_log(s);
+    r = ahead_at_open(s);
+    if (r == 0)
+        r = settle_log(s);
     return r == 0 ? start_fibers(s) : r;
 }
 
@@ -214,12 +224,15 @@ fiber_fn int store_open_explain(struct rt *rt, const char *path,
                                 char *ret_problem)
 {
     static const struct store_open_options defaults;
-    struct store *s = store_new(rt, options != NULL ? options : &defaults);
+    struct store *s;
     int r;
 
+    if (options == NULL)
+        options = &defaults;
+    s = store_new(rt, options);
     if (s == NULL)
         return -ENOMEM;
-    r = open_stages(s, path);
+    r = open_stages(s, path, options);
     if (ret_problem != NULL)
         snprintf(ret_problem, sizeof(s->problem), "%s", s->problem);
     if (r < 0) {

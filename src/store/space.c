@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The allocator. Small writes follow each other through words that are wholly free (256 KiB each),
- * so that the writes of one commit lie together; only when there is none left are gaps used.
+ * so that the writes of one commit lie together; only when there is none left are gaps used. Free
+ * words below the frontier come first.
  */
 #include "store/space.h"
 #include "base/err.h"
@@ -30,6 +31,7 @@ int space_init(struct space *sp, uint32_t first, uint32_t count)
     *sp = (struct space){.first = first, .count = count};
     list_init(&sp->waiting);
     list_init(&sp->readers);
+    list_init(&sp->holds);
     sp->page_count = (uint32_t)(((uint64_t)count + BITMAP_PAGE_BITS - 1) / BITMAP_PAGE_BITS);
     sp->bits = calloc(word_count(sp), sizeof(*sp->bits));
     sp->page_free = calloc(sp->page_count, sizeof(*sp->page_free));
@@ -48,6 +50,8 @@ int space_init(struct space *sp, uint32_t first, uint32_t count)
     for (uint32_t w = count / WORD_BITS; w < word_count(sp); w++)
         sp->bits[w] = ~word_valid(sp, w);
     sp->free_count = count;
+    sp->frontier = sp->ready = count;
+    sp->ready_words = sp->empty_words;
     return 0;
 }
 
@@ -95,10 +99,12 @@ static void index_mark(struct space *sp, uint32_t i)
     if (*w == 0) {
         sp->page_empty_words[p]--;
         sp->empty_words--;
+        sp->ready_words -= i < sp->frontier;
     }
     *w |= 1ull << (i % WORD_BITS);
     sp->page_free[p]--;
     sp->free_count--;
+    sp->ready -= i < sp->frontier;
 }
 
 void space_mark(struct space *sp, uint32_t block)
@@ -117,9 +123,11 @@ void space_clear(struct space *sp, uint32_t block)
     if (*w == 0) {
         sp->page_empty_words[p]++;
         sp->empty_words++;
+        sp->ready_words += i < sp->frontier;
     }
     sp->page_free[p]++;
     sp->free_count++;
+    sp->ready += i < sp->frontier;
 }
 
 uint32_t space_own(struct space *sp, uint32_t block)
@@ -140,6 +148,23 @@ uint32_t space_disown(struct space *sp, uint32_t block)
     sp->page_used[p]--;
     sp->used_count--;
     return p;
+}
+
+void space_set_frontier(struct space *sp, uint32_t to)
+{
+    sp->frontier = to >= sp->count ? sp->count : ALIGN_DOWN(to, WORD_BITS);
+    sp->ready = sp->ready_words = 0;
+    for (uint32_t w = 0; (uint64_t)w * WORD_BITS < sp->frontier;) {
+        if (w % WORDS_PER_PAGE == 0 && w * WORD_BITS + BITMAP_PAGE_BITS <= sp->frontier) {
+            sp->ready += sp->page_free[w / WORDS_PER_PAGE];
+            sp->ready_words += sp->page_empty_words[w / WORDS_PER_PAGE];
+            w += WORDS_PER_PAGE;
+            continue;
+        }
+        sp->ready += WORD_BITS - (uint32_t)__builtin_popcountll(sp->bits[w]);
+        sp->ready_words += sp->bits[w] == 0;
+        w++;
+    }
 }
 
 /* First word from w0 up to w1 in which (empty) nothing, or (else) not everything is taken. */
@@ -164,17 +189,35 @@ static bool find_word(const struct space *sp, uint32_t w0, uint32_t w1, bool emp
     return false;
 }
 
-/* Index of a free block at or after i, best at the start of an empty word; wraps. */
+/* As find_word() in [low, high), from `at` on if that is inside; wraps. */
+static bool find_word_in(const struct space *sp, uint32_t low, uint32_t high, uint32_t at,
+                         bool empty, uint32_t *ret)
+{
+    if (at < low || at >= high)
+        at = low;
+    return find_word(sp, at, high, empty, ret) || find_word(sp, low, at, empty, ret);
+}
+
+/* One past the last word that begins below the frontier. */
+static uint32_t frontier_word(const struct space *sp)
+{
+    return (uint32_t)(((uint64_t)sp->frontier + WORD_BITS - 1) / WORD_BITS);
+}
+
+/* Index of a free block at or after i, best at the start of an empty word; wraps (A3). */
 static bool find_free(const struct space *sp, uint32_t i, uint32_t *ret)
 {
-    uint32_t w0 = i / WORD_BITS, w1 = word_count(sp), w;
+    uint32_t at = i / WORD_BITS, f = frontier_word(sp), end = word_count(sp), w;
 
-    if (i < sp->count && index_free(sp, i)) {
+    if (i < sp->count && index_free(sp, i) &&
+        (i < sp->frontier || (!sp->bounded && sp->ready_words == 0))) {
         *ret = i;
         return true;
     }
-    if (!find_word(sp, w0, w1, true, &w) && !find_word(sp, 0, w0, true, &w) &&
-        !find_word(sp, w0, w1, false, &w) && !find_word(sp, 0, w0, false, &w))
+    if (!(sp->ready_words > 0 && find_word_in(sp, 0, f, at, true, &w)) &&
+        !(!sp->bounded && find_word_in(sp, f, end, at, true, &w)) &&
+        !(sp->ready > 0 && find_word_in(sp, 0, f, at, false, &w)) &&
+        !(!sp->bounded && find_word_in(sp, f, end, at, false, &w)))
         return false;
     *ret = w * WORD_BITS + (uint32_t)__builtin_ctzll(~sp->bits[w]);
     return true;
@@ -182,11 +225,12 @@ static bool find_free(const struct space *sp, uint32_t i, uint32_t *ret)
 
 static uint32_t take_at(struct space *sp, uint32_t cursor, uint32_t want, uint32_t *ret_index)
 {
-    uint32_t i, n = 0;
+    uint32_t i, end, n = 0;
 
     if (sp->free_count == 0 || !find_free(sp, cursor < sp->count ? cursor : 0, &i))
         return 0;
-    while (n < want && i + n < sp->count && index_free(sp, i + n)) {
+    end = i < sp->frontier ? sp->frontier : sp->count;
+    while (n < want && i + n < end && index_free(sp, i + n)) {
         index_mark(sp, i + n);
         n++;
     }
@@ -218,10 +262,10 @@ uint32_t space_take_small(struct space *sp, uint32_t want, uint32_t *ret_start)
 
 uint32_t space_region(struct space *sp)
 {
-    uint32_t i = sp->large_cursor, w;
+    uint32_t i = sp->large_cursor, f = frontier_word(sp), w;
 
-    if (find_word(sp, i / WORD_BITS, word_count(sp), true, &w) ||
-        find_word(sp, 0, i / WORD_BITS, true, &w))
+    if ((sp->ready_words > 0 && find_word_in(sp, 0, f, i / WORD_BITS, true, &w)) ||
+        find_word_in(sp, f, word_count(sp), i / WORD_BITS, true, &w))
         i = w * WORD_BITS;
     sp->large_cursor = i + REGION_BLOCKS < sp->count ? i + REGION_BLOCKS : 0;
     return sp->first + i;
@@ -284,6 +328,56 @@ bool space_reader_end(struct space *sp, struct space_reader *r)
     return !list_empty(&sp->waiting) && release_ripe(sp);
 }
 
+bool space_hold_begin(struct space *sp, struct space_hold *h, uint32_t from, uint32_t to,
+                      uint32_t want)
+{
+    uint32_t w, i = from, n = 0;
+
+    ASSERT(to <= sp->count && want > 0);
+    while (i < to && !index_free(sp, i)) {
+        if (i % WORD_BITS != 0) {
+            i++;
+            continue;
+        }
+        if (!find_word(sp, i / WORD_BITS, (to + WORD_BITS - 1) / WORD_BITS, false, &w))
+            return false;
+        i = w * WORD_BITS + (uint32_t)__builtin_ctzll(~sp->bits[w]);
+    }
+    if (i >= to)
+        return false;
+    while (n < want && i + n < to && index_free(sp, i + n)) {
+        index_mark(sp, i + n);
+        n++;
+    }
+    *h = (struct space_hold){.start = sp->first + i, .count = n};
+    list_push_back(&sp->holds, &h->link);
+    sp->held_count += n;
+    return true;
+}
+
+void space_hold_end(struct space *sp, struct space_hold *h)
+{
+    for (uint32_t k = 0; k < h->count; k++)
+        space_clear(sp, h->start + k);
+    sp->held_count -= h->count;
+    list_remove(&h->link);
+}
+
+void space_each_unowned(const struct space *sp, void (*fn)(void *arg, uint32_t block), void *arg)
+{
+    const struct free_batch *b;
+    const struct space_hold *h;
+
+    list_for_each (b, &sp->waiting, link) {
+        for (size_t i = 0; i < b->blocks.count; i++)
+            fn(arg, b->blocks.v[i]);
+    }
+    list_for_each (h, &sp->holds, link) {
+        for (uint32_t k = 0; k < h->count; k++)
+            fn(arg, h->start + k);
+    }
+}
+
 void space_page_get(const struct space *sp, uint32_t page, uint8_t out[STORE_BLOCK])
 {
     for (uint32_t k = 0; k < WORDS_PER_PAGE; k++) {
@@ -307,10 +401,12 @@ int space_page_set(struct space *sp, uint32_t page, const uint8_t in[STORE_BLOCK
         if (sp->bits[w] == 0) {
             sp->page_empty_words[page]--;
             sp->empty_words--;
+            sp->ready_words -= w < frontier_word(sp);
         }
         sp->bits[w] |= bits;
         sp->page_free[page] -= n;
         sp->free_count -= n;
+        sp->ready -= w < frontier_word(sp) ? n : 0;
         sp->page_used[page] += n;
         sp->used_count += n;
     }

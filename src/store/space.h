@@ -3,8 +3,12 @@
  * Which blocks are free: bitmap with summary, and blocks that are freed but not yet reusable.
  *
  * A1 A set bit means "not to be given out": owned by the committed state, by a change under way, by
- * the last checkpoint, or freed and waiting (S3). A2 page_used counts what the committed state
- * owns, per bitmap page: the exact state, without what is under way or waiting.
+ * the last checkpoint, freed and waiting (S3), or held to be zeroed or discarded. A2 page_used
+ * counts what the committed state owns, per bitmap page: the exact state, without what is under
+ * way, waiting or held.
+ * A3 All blocks below the frontier have been written at least once, or are about to be. Blocks
+ * beyond are given out only when no good room is left below, and not at all in a store that is
+ * bounded.
  */
 #pragma once
 #include "base/list.h"
@@ -15,10 +19,13 @@ struct space {
     uint32_t first, count; /* block numbers covered: [first, first + count) */
     uint64_t *bits;
     uint32_t page_count;
-    uint32_t *page_free;        /* clear bits, per bitmap page */
-    uint16_t *page_empty_words; /* 64-bit words without a set bit, per bitmap page */
-    uint32_t *page_used;        /* A2 */
-    uint32_t empty_words;       /* sum of page_empty_words */
+    uint32_t *page_free;         /* clear bits, per bitmap page */
+    uint16_t *page_empty_words;  /* 64-bit words without a set bit, per bitmap page */
+    uint32_t *page_used;         /* A2 */
+    uint32_t empty_words;        /* sum of page_empty_words */
+    uint32_t frontier;           /* A3: block index, whole words or `count` */
+    uint32_t ready, ready_words; /* clear bits, and words without a set bit, below it */
+    bool bounded;
     uint32_t free_count, used_count;
     uint32_t small_cursor, large_cursor; /* block indexes */
     /* S3: freed by commits that are durable, in use by readers */
@@ -26,6 +33,8 @@ struct space {
     size_t waiting_count;
     uint64_t stamp;      /* advances with every batch of frees */
     struct list readers; /* struct space_reader, oldest first */
+    struct list holds;   /* struct space_hold */
+    uint32_t held_count;
 };
 
 /* One running read or pin: nothing freed after its begin is reused before its end. */
@@ -34,12 +43,19 @@ struct space_reader {
     uint64_t stamp;
 };
 
+/* Free blocks that are being zeroed or discarded: nobody gets them meanwhile. */
+struct space_hold {
+    struct list link;
+    uint32_t start, count; /* block numbers */
+};
+
 struct free_batch {
     struct list link;
     uint64_t stamp;
     struct u32vec blocks;
 };
 
+/* The frontier is at the end. */
 int space_init(struct space *sp, uint32_t first, uint32_t count);
 void space_done(struct space *sp);
 
@@ -50,6 +66,13 @@ uint32_t space_take(struct space *sp, uint32_t hint, uint32_t want, uint32_t *re
 uint32_t space_take_small(struct space *sp, uint32_t want, uint32_t *ret_start);
 /* Where a new object's large writes should go; moves on by 4 MiB. */
 uint32_t space_region(struct space *sp);
+/* Blocks that may be given out. */
+static inline uint32_t space_usable(const struct space *sp)
+{
+    return sp->bounded ? sp->ready : sp->free_count;
+}
+/* Moves the frontier (A3) to block index `to`, rounded down to what it can be. */
+void space_set_frontier(struct space *sp, uint32_t to);
 bool space_is_free(const struct space *sp, uint32_t block);
 bool space_covers(const struct space *sp, uint32_t block);
 void space_mark(struct space *sp, uint32_t block);  /* must be free */
@@ -63,6 +86,14 @@ uint32_t space_disown(struct space *sp, uint32_t block);
  */
 int space_release(struct space *sp, struct u32vec *v);
 void space_reader_begin(struct space *sp, struct space_reader *r);
+/* Holds the first run of at most `want` free blocks that begins in [from, to), block indexes.
+ * False: there is none. */
+bool space_hold_begin(struct space *sp, struct space_hold *h, uint32_t from, uint32_t to,
+                      uint32_t want);
+/* They are free again. */
+void space_hold_end(struct space *sp, struct space_hold *h);
+/* For each block that is marked but not owned, as it is waiting or held. */
+void space_each_unowned(const struct space *sp, void (*fn)(void *arg, uint32_t block), void *arg);
 /* Returns true when blocks became free. */
 bool space_reader_end(struct space *sp, struct space_reader *r);
 

@@ -27,10 +27,15 @@ struct store_format_options {
     uint64_t size;          /* bytes; 0: the whole device or existing file */
     bool overwrite;         /* replace a store, file system or data found there */
     uint64_t log_bytes;     /* 0: chosen by size */
+    /* Files only: */
+    bool sparse; /* take no space from the file system before it is needed */
+    uint64_t
+        zero_bytes; /* written at once, behind superblock and log; 0: 256 MiB, UINT64_MAX: all */
 };
-/* Makes an empty store. A file is created if it does not exist, and zeroed (written extents).
- * progress may be NULL. -EEXIST: something is there and overwrite is not set; -ENOSPC / -EINVAL:
- * too small (the log says the minimum). */
+/* Makes an empty store. A file is created if it does not exist. It gets all its space from the file
+ * system (unless `sparse`), of which only the begin is written, so that formatting is quick; the
+ * store writes the rest ahead of its allocator. progress may be NULL. -EEXIST: something is there
+ * and overwrite is not set; -ENOSPC / -EINVAL: too small (the log says the minimum). */
 fiber_fn int store_format(struct rt *rt, const char *path,
                           const struct store_format_options *options,
                           void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
@@ -39,6 +44,9 @@ struct store_open_options {
     uint64_t cache_bytes; /* budget for object records, 0: 16 MiB */
     bool read_only;       /* replays in memory, writes nothing */
     bool unsafe_no_flush;
+    /* Files only: */
+    uint64_t zero_ahead_bytes; /* kept written ahead of the allocator, 0: 256 MiB */
+    bool no_zero_ahead;        /* for measurements: writes meet unwritten blocks */
 };
 /* Opens, replays the log, and writes a commit over the dropped tail. -EBUSY: another process has
  * it; -EMEDIUMTYPE: not a store; -EPROTO: unknown format or feature; -EUCLEAN: damaged beyond
@@ -210,7 +218,7 @@ void store_usage(const struct store *s, struct store_usage *ret);
 
 struct store_stats {
     uint64_t changes, commits, log_blocks, data_blocks_written, flushes, checkpoints, reads,
-        read_blocks, checksum_errors;
+        read_blocks, checksum_errors, zeroed_blocks;
 };
 void store_stats(const struct store *s, struct store_stats *ret);
 

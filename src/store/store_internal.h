@@ -94,6 +94,18 @@ struct log_state {
     bool last_is_empty; /* the last commit holds nothing */
 };
 
+/* Zeroing ahead (ahead.c). */
+struct ahead {
+    bool off;  /* a device, or all is written; or not wanted: then the frontier is not looked at */
+    bool idle; /* the fiber waits */
+    bool wanted; /* somebody waits for room beyond the frontier */
+    bool stuck;  /* the last try failed */
+    uint64_t retry_ns;
+    uint32_t target_words;
+    uint64_t seen; /* by guests_busy() */
+    struct waitq wait;
+};
+
 enum store_mode { STORE_SERVING, STORE_CLOSING };
 
 struct store {
@@ -133,6 +145,8 @@ struct store {
     size_t settle_count, settle_capacity;
     struct timer quiet;
     uint64_t last_commit_ns;
+
+    struct ahead ahead;
 
     struct ckpt *ckpt; /* being written */
     bool ckpt_wanted;
@@ -243,6 +257,21 @@ void ckpt_want(struct store *s);
 void ckpt_take_data(struct leaf *l);
 /* Blocks that the next checkpoint will have to allocate, estimated from above. */
 uint64_t ckpt_need(const struct store *s);
+
+/* --- ahead.c --- */
+/* After space_init(), before anything is marked. */
+void ahead_init(struct store *s, const struct store_open_options *o);
+fiber_fn void ahead_main(void *arg); /* fiber, unless s->ahead.off */
+/* Wakes the fiber when there is something to do. */
+void ahead_if_due(struct store *s);
+/* Asks for room in a bounded store (A3). True: it is worth waiting for. */
+bool ahead_grow(struct store *s);
+/* Free blocks that a full file system keeps from us. */
+uint32_t ahead_unreachable(const struct store *s);
+/* What the superblock is to say. */
+uint32_t ahead_frontier(const struct store *s);
+/* Makes a bounded store have room for a checkpoint, as far as it can. */
+fiber_fn int ahead_at_open(struct store *s);
 
 /* --- superblock.c --- */
 /* Writes `next` to both copies with new generations, flushed, and makes it s->super. The caller

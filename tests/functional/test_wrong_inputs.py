@@ -156,6 +156,10 @@ def test_stores_that_are_none(shared):
     sheep_fails(["format", os.path.join(folder, "tiny"), "--size", "64K"], "small|least")
     sheep_fails(["format", os.path.join(folder, "no/such/folder"), "--size", "1G"], "folder")
     sheep_fails(["format", os.path.join(folder, "s"), "--size", "lots"], "lots")
+    sheep_fails(["format", os.path.join(folder, "s"), "--size", "1G", "--sparse", "--zero-all"], "contradict", codes=(64,))
+    assert not os.path.exists(os.path.join(folder, "s"))
+    sheep_fails(["format", os.path.join(folder, "s"), "--size", "8T"], "no room.*sparse")
+    assert not os.path.exists(os.path.join(folder, "s"))
     sheep_fails(["format"], codes=(64,))
     sheep_fails(["explode"], codes=(1, 2, 64))
 

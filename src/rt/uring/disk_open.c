@@ -3,7 +3,7 @@
  * Opening disks: kind, size, lock, and what the device below promises about durability.
  *
  * O1 I/O is direct. Only on tmpfs, which knows no direct I/O and forgets everything anyway, it is
- * not. O2 A created file is allocated in full and its name is durable before disk_open() returns.
+ * not. O2 A created file's size and name are durable before disk_open() returns.
  */
 #define LOG_MODULE "disk"
 #include "rt/uring/disk_open.h"
@@ -102,7 +102,13 @@ static int sync_parent(const char *path)
     return r;
 }
 
-static int create_file(const char *path, uint64_t size, int *ret_fd)
+/* Space for all of a file; where the file system knows no such thing the file stays sparse. */
+static int allocate(int fd, uint64_t size)
+{
+    return fallocate(fd, 0, 0, (off_t)size) < 0 && errno != EOPNOTSUPP ? -errno : 0;
+}
+
+static int create_file(const char *path, unsigned flags, uint64_t size, int *ret_fd)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -110,8 +116,10 @@ static int create_file(const char *path, uint64_t size, int *ret_fd)
     int r = 0;
     if (size > INT64_MAX)
         r = -EFBIG;
-    else if (fallocate(fd, 0, 0, (off_t)size) < 0)
-        r = errno == EOPNOTSUPP ? (ftruncate(fd, (off_t)size) < 0 ? -errno : 0) : -errno;
+    else if (ftruncate(fd, (off_t)size) < 0)
+        r = -errno;
+    if (r == 0 && (flags & DISK_OPEN_ALLOCATE))
+        r = allocate(fd, size);
     if (r == 0 && fsync(fd) < 0)
         r = -errno;
     if (r == 0)
@@ -153,6 +161,27 @@ static int find_size(int fd, const struct stat *st, enum disk_kind kind, uint64_
     return 0;
 }
 
+/* A hole anywhere makes it sparse. Preallocated blocks count as there: they are. */
+static int find_sparse(struct uring_disk *d)
+{
+    struct stat st;
+    if (fstat(d->fd, &st) < 0)
+        return -errno;
+    d->base.sparse = S_ISREG(st.st_mode) && (uint64_t)st.st_blocks * 512 < d->base.size;
+    return 0;
+}
+
+static int uring_disk_allocate(struct disk *base)
+{
+    struct uring_disk *d = container_of(base, struct uring_disk, base);
+    if (!base->sparse)
+        return 0;
+    int r = allocate(d->fd, base->size);
+    if (r == 0 && fsync(d->fd) < 0)
+        r = -errno;
+    return r == 0 ? find_sparse(d) : r;
+}
+
 /* Fills everything but the slot from the open file. */
 static int examine(struct uring_disk *d, const char *path, unsigned flags)
 {
@@ -168,6 +197,8 @@ static int examine(struct uring_disk *d, const char *path, unsigned flags)
     if (r < 0)
         return r;
     r = find_size(d->fd, &st, d->base.kind, &d->base.size);
+    if (r == 0)
+        r = find_sparse(d);
     if (r < 0)
         return r;
     d->base.durability = find_durability(d->base.kind == DISK_DEVICE ? st.st_rdev : st.st_dev);
@@ -207,6 +238,7 @@ static void uring_disk_close(struct disk *base)
 
 static const struct disk_ops uring_disk_ops = {
     .submit = uring_disk_submit,
+    .allocate = uring_disk_allocate,
     .close = uring_disk_close,
 };
 
@@ -220,7 +252,7 @@ int uring_disk_open(struct rt *rt, const char *path, unsigned flags, uint64_t si
     int r = -ENOMEM;
     if (!d->base.name)
         goto fail_free;
-    r = flags & DISK_OPEN_CREATE ? create_file(path, size, &d->fd)
+    r = flags & DISK_OPEN_CREATE ? create_file(path, flags, size, &d->fd)
                                  : open_existing(path, flags, &d->fd);
     if (r < 0)
         goto fail_name;

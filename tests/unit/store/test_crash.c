@@ -34,7 +34,7 @@ struct run {
     struct worker_state workers[WORKERS];
     struct store *store;
     struct wgroup group;
-    uint64_t commits, checkpoints;
+    uint64_t commits, checkpoints, zeroed;
     char error[512];
 };
 
@@ -79,7 +79,10 @@ static void check_disk(struct run *run)
 static void format_fiber(void *arg)
 {
     struct run *run = arg;
-    struct store_format_options options = {.log_bytes = 1 << 20};
+    /* Every other run has most of its disk unwritten, and zeroes it in small steps next to the
+     * work. */
+    struct store_format_options options = {.log_bytes = 1 << 20,
+                                           .zero_bytes = run->seed % 2 ? 1 << 20 : 0};
 
     if (store_format(run->rt, "disk", &options, NULL, NULL) < 0)
         note(run, "format failed");
@@ -88,7 +91,7 @@ static void format_fiber(void *arg)
 static void round_fiber(void *arg)
 {
     struct run *run = arg;
-    struct store_open_options options = {.cache_bytes = 1 << 20};
+    struct store_open_options options = {.cache_bytes = 1 << 20, .zero_ahead_bytes = 1 << 20};
     static struct job jobs[WORKERS];
     struct store_stats stats;
     int r;
@@ -118,6 +121,7 @@ static void round_fiber(void *arg)
     store_stats(run->store, &stats);
     run->commits += stats.commits;
     run->checkpoints += stats.checkpoints;
+    run->zeroed += stats.zeroed_blocks;
     if (run->seed % 3 == 0)
         fiber_sleep(run->rt, 2 * NS_PER_S); /* the empty commit */
     r = store_close(run->store);
@@ -134,6 +138,8 @@ static void run_seed(uint64_t seed, unsigned rounds, uint64_t size, enum disk_du
     run->seed = seed;
     run->rt = sim_node_new(run->sim, NULL);
     assert_int_equal(sim_disk_new(run->sim, "disk", size, durability), 0);
+    if (seed % 4 == 3)
+        sim_disk_sparse(run->sim, "disk", size);
     for (unsigned i = 0; i < WORKERS; i++)
         work_init(&run->workers[i], i, seed);
     sim_do(run->sim, run->rt, format_fiber, run);
