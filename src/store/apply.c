@@ -9,6 +9,7 @@
 #define LOG_MODULE "store"
 #include "base/err.h"
 #include "base/log.h"
+#include "store/sharing.h"
 #include "store/store_internal.h"
 
 /* One user less. */
@@ -305,7 +306,7 @@ static fiber_fn int prepare_object(struct store *s, struct onode *o, bool lossy)
     return 0;
 }
 
-fiber_fn int apply_prepare(struct store *s, const struct record *rec)
+static fiber_fn int prepare_leaves(struct store *s, const struct record *rec)
 {
     struct onode *o = onode_find(&s->index, &rec->oid);
     int r = 0;
@@ -317,19 +318,24 @@ fiber_fn int apply_prepare(struct store *s, const struct record *rec)
         if (source != NULL)
             r = prepare_object(s, source, false);
     }
-    if (r < 0 || o == NULL)
-        return r;
-    if (rec->type == RECORD_REMOVE || rec->replace)
+    if (r == 0 && o != NULL && (rec->type == RECORD_REMOVE || rec->replace))
         return prepare_object(s, o, true);
-    for (unsigned i = 0; r == 0 && i < rec->punch_count; i++) {
+    for (unsigned i = 0; r == 0 && o != NULL && i < rec->punch_count; i++) {
         struct record_run run = record_punch_get(rec, i);
         r = leaf_load_range(s, o, run.start / LEAF_ENTRIES,
                             (run.start + run.count - 1) / LEAF_ENTRIES);
     }
-    for (unsigned i = 0; r == 0 && i < rec->run_count; i++) {
+    for (unsigned i = 0; r == 0 && o != NULL && i < rec->run_count; i++) {
         struct record_run run = record_run_get(rec, i);
         r = leaf_load_range(s, o, run.start / LEAF_ENTRIES,
                             (run.start + run.count - 1) / LEAF_ENTRIES);
     }
     return r;
+}
+
+fiber_fn int apply_prepare(struct store *s, const struct record *rec)
+{
+    int r = prepare_leaves(s, rec);
+
+    return r == 0 ? sharing_prepare_record(s, rec) : r;
 }

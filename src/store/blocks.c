@@ -62,10 +62,20 @@ static int check_range(struct store *s, const struct block_want *w)
 
 fiber_fn int block_read_one(struct store *s, const struct block_want *w, uint8_t *buffer)
 {
+    const uint8_t *unwritten = ckpt_unwritten(s, w->ptr.block);
+    struct space_reader reader;
     int r = check_range(s, w);
 
-    if (r == 0)
-        r = disk_read(s->disk, block_offset(w->ptr.block), buffer, STORE_BLOCK);
+    if (r < 0)
+        return r;
+    if (unwritten != NULL) {
+        memcpy(buffer, unwritten, STORE_BLOCK);
+        return check(s, w, buffer);
+    }
+    space_reader_begin(&s->space, &reader); /* a checkpoint may give the block up meanwhile (S3) */
+    r = disk_read(s->disk, block_offset(w->ptr.block), buffer, STORE_BLOCK);
+    if (space_reader_end(&s->space, &reader))
+        waitq_wake_all(&s->space_wait);
     return r == 0 ? check(s, w, buffer) : r;
 }
 
@@ -83,12 +93,19 @@ static void batch_io_done(struct disk_io *io)
 static fiber_fn int read_batch(struct store *s, const struct block_want *wants, size_t n,
                                struct batch_io *ios, uint8_t *buffer)
 {
+    struct space_reader reader;
     struct wgroup group;
     int r = 0;
 
     wgroup_init(&group);
+    space_reader_begin(&s->space, &reader); /* as in block_read_one() */
     for (size_t i = 0; i < n; i++) {
+        const uint8_t *unwritten = ckpt_unwritten(s, wants[i].ptr.block);
         ios[i] = (struct batch_io){.group = &group};
+        if (unwritten != NULL) {
+            memcpy(buffer + i * STORE_BLOCK, unwritten, STORE_BLOCK);
+            continue;
+        }
         ios[i].iov = (struct iovec){buffer + i * STORE_BLOCK, STORE_BLOCK};
         ios[i].io.op = DISK_READ;
         ios[i].io.offset = block_offset(wants[i].ptr.block);
@@ -99,6 +116,8 @@ static fiber_fn int read_batch(struct store *s, const struct block_want *wants, 
         disk_submit(s->disk, &ios[i].io);
     }
     wgroup_wait(&group);
+    if (space_reader_end(&s->space, &reader))
+        waitq_wake_all(&s->space_wait);
     for (size_t i = 0; r == 0 && i < n; i++) {
         r = ios[i].io.result;
         if (r == 0)

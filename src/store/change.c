@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "store/plan.h"
+#include "store/sharing.h"
 
 #define LARGE_BLOCKS 16u /* 64 KiB: placed near the object */
 /* A block with so many users is copied rather than shared; leaves room for clones under way. */
@@ -193,8 +194,9 @@ static fiber_fn int prepare(struct store *s, struct change *ch)
 
 /* --- space --- */
 
-/* True if every block written replaces one that nobody shares: then space comes back. */
-static bool is_overwrite(struct store *s, const struct change *ch)
+/* 1 if every block written replaces one that nobody shares: then space comes back. 0 if not.
+ * -EAGAIN: something had to be loaded to tell. */
+static fiber_fn int is_overwrite(struct store *s, const struct change *ch)
 {
     if (ch->c->kind != STORE_WRITE)
         return ch->c->kind == STORE_PUNCH;
@@ -204,19 +206,24 @@ static bool is_overwrite(struct store *s, const struct change *ch)
             const struct leaf_ref *ref = leaf_ref_of(ch->o, b / LEAF_ENTRIES);
             struct block_ptr p;
             if (ref == NULL || ref->used == 0 || ref->mem == NULL)
-                return false;
+                return 0;
             p = leaf_entry(ref->mem->data, b % LEAF_ENTRIES);
+            if (p.block != 0 && !share_is_loaded(&s->share, p.block)) {
+                int r = sharing_load(s, p.block);
+                return r < 0 ? r : -EAGAIN;
+            }
             if (p.block == 0 || share_get(&s->share, p.block) > 0)
-                return false;
+                return 0;
         }
     }
-    return true;
+    return 1;
 }
 
 /* 0: there is room for `blocks`; -ENOSPC; -EAGAIN: waited for blocks to become free, look again. */
 static fiber_fn int space_admit(struct store *s, const struct change *ch, uint32_t blocks)
 {
     uint64_t need = blocks + ckpt_need(s) + 2;
+    int r;
 
     if (blocks == 0 && ch->source == NULL)
         return 0;
@@ -224,8 +231,9 @@ static fiber_fn int space_admit(struct store *s, const struct change *ch, uint32
         need += ch->source->leaf_count;
     if (space_usable(&s->space) >= need + s->reserve)
         return 0;
-    if (is_overwrite(s, ch) && space_usable(&s->space) >= need + s->reserve / 4)
-        return 0;
+    r = is_overwrite(s, ch);
+    if (r < 0 || (r > 0 && space_usable(&s->space) >= need + s->reserve / 4))
+        return MIN(r, 0);
     if (!ahead_grow(s) && s->running == NULL && !s->gathering->wanted &&
         s->space.waiting_count == 0 && s->space.held_count == 0 && s->ckpt == NULL) {
         /* Nothing is on its way. A checkpoint gives back what it replaces and what is stale, and no
@@ -381,20 +389,37 @@ static fiber_fn int record(struct store *s, struct change *ch)
 
 /* --- the call --- */
 
-/* True if a block of the source has so many users that it must be copied. */
-static bool is_overshared(struct store *s, const struct onode *source)
+/* 1 if a block of the source has so many users that it must be copied, 0 if not; -EAGAIN as above.
+ */
+static fiber_fn int is_overshared(struct store *s, const struct onode *source)
 {
     if (s->share.shared_blocks == 0)
-        return false;
+        return 0;
     for (unsigned k = 0; k < source->leaf_count; k++) {
         const struct leaf_ref *ref = &source->refs[k];
         for (unsigned i = 0; i < ref->end; i++) {
             struct block_ptr p = leaf_entry(ref->mem->data, i);
+            if (p.block != 0 && !share_is_loaded(&s->share, p.block)) {
+                int r = sharing_load(s, p.block);
+                return r < 0 ? r : -EAGAIN;
+            }
             if (p.block != 0 && share_get(&s->share, p.block) >= SHARE_LIMIT)
-                return true;
+                return 1;
         }
     }
-    return false;
+    return 0;
+}
+
+static fiber_fn int refuse_overshared(struct store *s, const struct onode *source)
+{
+    int r;
+
+    s->share.holds++; /* what one round loads is there in the next one */
+    do
+        r = is_overshared(s, source);
+    while (r == -EAGAIN);
+    s->share.holds--;
+    return r > 0 ? -EMLINK : r;
 }
 
 static fiber_fn int apply_locked(struct store *s, struct change *ch, struct version *ret_current)
@@ -407,8 +432,8 @@ static fiber_fn int apply_locked(struct store *s, struct change *ch, struct vers
     if (r != ADMIT_GO)
         return r;
     r = prepare(s, ch);
-    if (r == 0 && ch->source != NULL && is_overshared(s, ch->source))
-        r = -EMLINK;
+    if (r == 0 && ch->source != NULL)
+        r = refuse_overshared(s, ch->source);
     if (r == 0)
         r = record(s, ch);
     return r;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include "base/err.h"
 #include "base/log.h"
+#include "store/sharing.h"
 #include "store/store_internal.h"
 
 #define READ_BLOCKS 256u
@@ -161,15 +162,31 @@ static fiber_fn void check_objects(struct checking *c)
     }
 }
 
+/* The share counts of a page's worth of blocks. False: they cannot be read, which is reported. */
+static fiber_fn bool load_counts(struct checking *c, uint32_t block)
+{
+    bool known;
+
+    leaf_cache_shrink(c->s);
+    known = sharing_load(c->s, block) == 0 && share_is_known(&c->s->share, block);
+    if (!known)
+        finding(c, "the share counts of %u blocks from offset %llu on cannot be read",
+                SHARE_PAGE_COUNTS, (unsigned long long)block * STORE_BLOCK);
+    return known;
+}
+
 /* S2 */
-static void check_owners(struct checking *c)
+static fiber_fn void check_owners(struct checking *c)
 {
     struct space *sp = &c->s->space;
+    bool counts_known = true;
 
     for (uint32_t i = 0; i < sp->count; i++) {
-        uint32_t block = sp->first + i, owners = c->owners[i];
-        uint32_t extra = share_get(&c->s->share, block);
+        uint32_t block = sp->first + i, owners = c->owners[i], extra;
         unsigned long long offset = (unsigned long long)block * STORE_BLOCK;
+        if (i % SHARE_PAGE_COUNTS == 0)
+            counts_known = load_counts(c, block);
+        extra = counts_known ? share_get(&c->s->share, block) : owners - (owners > 0);
         if (space_is_free(sp, block) != (owners == 0))
             finding(c, "offset %llu: block %u is %s but has %u owners", offset, block,
                     owners == 0 ? "allocated" : "free", owners);

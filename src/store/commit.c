@@ -15,6 +15,7 @@
 #define LOG_MODULE "store"
 #include "base/err.h"
 #include "base/log.h"
+#include "store/sharing.h"
 #include "store/store_internal.h"
 
 #define COMMIT_BLOCKS_MAX 1024u
@@ -249,6 +250,7 @@ void store_fail(struct store *s, int error, const char *what)
     waitq_wake_all(&s->space_wait);
     waitq_wake_all(&s->ckpt_done);
     waitq_wake_all(&s->ckpt_wait);
+    waitq_wake_all(&s->ckpt_step);
     waitq_wake_all(&s->commit_wait);
 }
 
@@ -408,10 +410,21 @@ static fiber_fn int log_wait_space(struct store *s, uint32_t blocks)
     return 0;
 }
 
+/* However large the ring: an open after a crash reads and applies what was logged since. */
+#define LOG_REPLAY_BLOCKS 65536u /* 256 MiB */
+
+/* Is half of the cache in pages that must stay until a checkpoint? */
+static bool cache_is_dirty(const struct store *s)
+{
+    return s->cache.dirty_count + s->share.tree.levels[0].dirty_count > s->cache.count_max / 2;
+}
+
 static void checkpoint_if_due(struct store *s)
 {
+    if (s->ckpt != NULL)
+        return; /* what it gives back is not counted yet */
     /* The last: a checkpoint needs free blocks before it gives others back. */
-    if (log_used(s) > s->super.log_count / 2 || s->cache.dirty_count > s->cache.count_max / 2 ||
+    if (log_used(s) > MIN(s->super.log_count / 2, LOG_REPLAY_BLOCKS) || cache_is_dirty(s) ||
         (space_usable(&s->space) < 2 * s->reserve && ckpt_need(s) > space_usable(&s->space) / 2))
         ckpt_want(s);
 }
@@ -443,12 +456,14 @@ static fiber_fn void commit_one(struct store *s)
         r = commit_write(s, c);
     else
         wgroup_wait(&c->io);
-    s->running = NULL;
     if (r == 0) {
-        r = commit_apply(s, c);
+        r = sharing_prepare(s, c); /* its blocks are pending still (N2) */
+        if (r == 0)
+            r = commit_apply(s, c);
         if (r < 0)
             store_fail(s, r, "applying a commit");
     }
+    s->running = NULL;
     waiters_wake(c);
     if (!waitq_empty(&s->durable))
         waitq_wake_all(&s->durable);
@@ -483,6 +498,7 @@ fiber_fn void commit_main(void *arg)
             s->committer_idle = false;
             continue;
         }
+        ckpt_pace(s);
         commit_one(s);
         /* Those just answered are often about to send the next change: let them join. */
         fiber_yield();

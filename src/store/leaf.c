@@ -4,9 +4,10 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "store/store_internal.h"
+#include "store/writes.h"
 
 #define CACHE_BYTES_DEFAULT (16u << 20)
-#define CACHE_LEAVES_MIN    (4 * OBJECT_LEAVES_MAX)
+#define CACHE_LEAVES_MIN    16u /* enough to go on; what is in use at the moment stays anyway */
 
 void leaf_cache_init(struct leaf_cache *c, uint64_t bytes)
 {
@@ -47,8 +48,8 @@ void leaf_free(struct store *s, struct leaf *l)
     if (l->state == LEAF_DIRTY)
         s->cache.dirty_count--;
     list_remove(&l->link);
-    if (l->ckpt_entry != NULL)
-        ckpt_take_data(l);
+    if (l->write != NULL)
+        writes_take_data(l);
     else
         page_put(&s->pages, l->data);
     s->cache.count--;
@@ -73,7 +74,7 @@ void leaf_set_state(struct store *s, struct leaf *l, enum leaf_state state)
 
 static bool leaf_evictable(const struct leaf *l)
 {
-    return l->onode->busy == NULL && l->ckpt_entry == NULL;
+    return l->onode->busy == NULL && l->write == NULL;
 }
 
 void leaf_cache_shrink(struct store *s)
@@ -82,10 +83,12 @@ void leaf_cache_shrink(struct store *s)
     struct leaf *l, *tmp;
     unsigned tries = 64; /* those in use are soon not */
 
-    if (c->count <= c->count_max)
+    if (c->count + s->share.loaded <= c->count_max)
         return;
+    /* Share counts leave room to leaves, but for a quarter. */
+    share_shrink(&s->share, MAX(c->count_max / 4, c->count_max - MIN(c->count_max, c->count)));
     list_for_each_safe (l, tmp, &c->clean, link) {
-        if (c->count <= c->count_max || tries-- == 0)
+        if (c->count + s->share.loaded <= c->count_max || tries-- == 0)
             return;
         if (!leaf_evictable(l))
             continue;
@@ -187,12 +190,12 @@ struct leaf *leaf_change(struct store *s, struct onode *o, unsigned index)
             return NULL;
         memset(l->data, 0, STORE_BLOCK);
         ref->mem = l;
-    } else if (l->ckpt_entry != NULL) {
+    } else if (l->write != NULL) {
         uint8_t *copy = page_get(&s->pages);
         if (copy == NULL)
             return NULL;
         memcpy(copy, l->data, STORE_BLOCK);
-        ckpt_take_data(l);
+        writes_take_data(l);
         l->data = copy;
     }
     ASSERT(index == LEAF_META || l->state != LEAF_LOADING || ref->ptr.block == 0);

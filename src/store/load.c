@@ -3,6 +3,7 @@
 #define LOG_MODULE "store"
 #include "base/err.h"
 #include "base/log.h"
+#include "store/sharing.h"
 #include "store/store_internal.h"
 
 struct wants {
@@ -65,7 +66,7 @@ static int collect(const struct tree *t, unsigned level, struct wants *out)
     return 0;
 }
 
-/* Reads tables from the root down, then hands all pages to fn. */
+/* Reads tables from the root down, then hands all pages to fn (NULL: they are not read). */
 static fiber_fn int load_tree(struct store *s, struct tree *t, const struct tree_root *root,
                               int (*fn)(void *arg, const struct block_want *w, const uint8_t *data))
 {
@@ -85,7 +86,7 @@ static fiber_fn int load_tree(struct store *s, struct tree *t, const struct tree
         r = collect(t, l - 1, &wants);
         if (r == 0 && l > 1)
             r = blocks_read(s, wants.v, wants.count, load_table, &loading);
-        else if (r == 0)
+        else if (r == 0 && fn != NULL)
             r = blocks_read(s, wants.v, wants.count, fn, s);
         free(wants.v);
     }
@@ -98,14 +99,6 @@ static int load_bitmap_page(void *arg, const struct block_want *w, const uint8_t
 
     s->structure_blocks++;
     return space_page_set(&s->space, w->position, data);
-}
-
-static int load_share_page(void *arg, const struct block_want *w, const uint8_t *data)
-{
-    struct store *s = arg;
-    int r = note_structure(s, w);
-
-    return r == 0 ? share_page_set(&s->share, w->position, data) : r;
 }
 
 static int check_ref(struct store *s, const struct leaf_ref *ref)
@@ -187,7 +180,9 @@ fiber_fn int load_checkpoint(struct store *s)
         r = load_tree(s, &s->bitmap, &roots[TREE_BITMAP], load_bitmap_page);
     /* The bitmap's bits count as owned in space; that is what they are (A2). */
     if (r == 0)
-        r = load_tree(s, &s->share.tree, &roots[TREE_SHARE], load_share_page);
+        r = load_tree(s, &s->share.tree, &roots[TREE_SHARE], NULL);
+    if (r == 0)
+        r = sharing_count(s);
     if (r == 0)
         r = load_tree(s, &s->index.tree, &roots[TREE_INDEX], load_index_page);
     if (r == 0)

@@ -60,7 +60,7 @@ static int init_parts(struct store *s, const struct store_open_options *options)
     if (r == 0)
         ahead_init(s, options);
     if (r == 0)
-        r = share_init(&s->share, s->super.data_first, blocks);
+        r = share_init(&s->share, &s->pages, s->super.data_first, blocks);
     if (r == 0)
         r = commit_init(s);
     s->salt = layout_salt(&s->super.store);
@@ -162,8 +162,10 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     waitq_init(&s->durable);
     waitq_init(&s->space_wait);
     waitq_init(&s->ckpt_wait);
+    waitq_init(&s->ckpt_step);
     waitq_init(&s->ckpt_done);
     waitq_init(&s->ahead.wait);
+    ckpt_init(s, options->checkpoint_items);
     timer_init(&s->quiet, rt, commit_quiet);
     if (onode_index_init(&s->index) < 0) {
         onode_index_done(&s->index);

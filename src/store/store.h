@@ -44,6 +44,8 @@ struct store_open_options {
     uint64_t cache_bytes; /* budget for object records, 0: 16 MiB */
     bool read_only;       /* replays in memory, writes nothing */
     bool unsafe_no_flush;
+    unsigned checkpoint_items; /* what the last, undivided step of a checkpoint is made to find at
+                                  most; 0: 256. Smaller: for tests */
     /* Files only: */
     uint64_t zero_ahead_bytes; /* kept written ahead of the allocator, 0: 256 MiB */
     bool no_zero_ahead;        /* for measurements: writes meet unwritten blocks */
@@ -219,6 +221,10 @@ void store_usage(const struct store *s, struct store_usage *ret);
 struct store_stats {
     uint64_t changes, commits, log_blocks, data_blocks_written, flushes, checkpoints, reads,
         read_blocks, checksum_errors, zeroed_blocks;
+    uint64_t checkpoint_blocks; /* written by checkpoints */
+    uint64_t checkpoint_passes; /* ahead of their last steps */
+    /* the most that a checkpoint did without letting requests go on */
+    uint64_t checkpoint_step_ns_max, checkpoint_step_items_max;
 };
 void store_stats(const struct store *s, struct store_stats *ret);
 

@@ -31,14 +31,14 @@ enum leaf_state { LEAF_LOADING, LEAF_CLEAN, LEAF_DIRTY };
 /*
  * A leaf, or an object's meta block, in memory.
  * C1 A dirty leaf stays until a checkpoint has taken it.
- * C2 While `ckpt_entry` is set a checkpoint is writing `data`: a change replaces it by a copy
+ * C2 While `write` is set a checkpoint is about to write `data`: a change replaces it by a copy
  * first.
  */
 struct leaf {
     struct list link; /* cache.clean (least recently used first) or cache.dirty */
     struct onode *onode;
     uint8_t *data;
-    struct ckpt_entry *ckpt_entry;
+    struct write_entry *write;
     uint8_t index; /* within the object, or LEAF_META */
     uint8_t state; /* enum leaf_state */
     bool orphan;   /* dropped while it was being read */
@@ -150,8 +150,8 @@ struct store {
 
     struct ckpt *ckpt; /* being written */
     bool ckpt_wanted;
-    uint64_t ckpt_count;
-    struct waitq ckpt_wait, ckpt_done;
+    unsigned ckpt_last_items; /* how many the last step of a checkpoint should find at most */
+    struct waitq ckpt_wait, ckpt_step, ckpt_done;
 
     uint32_t scrub_slot;
     struct store_stats stats;
@@ -253,8 +253,11 @@ fiber_fn void ckpt_main(void *arg); /* fiber: the checkpointer */
 /* Writes a checkpoint now; one at a time. */
 fiber_fn int ckpt_write(struct store *s);
 void ckpt_want(struct store *s);
-/* The leaf's data is needed by the checkpoint being written: it takes the buffer over (C2). */
-void ckpt_take_data(struct leaf *l);
+void ckpt_init(struct store *s, unsigned last_items);
+/* For the committer, before a commit: lets a checkpoint get ahead that cannot keep up (K5). */
+fiber_fn void ckpt_pace(struct store *s);
+/* What a block that a checkpoint has queued is to hold; NULL: what is on disk counts. */
+const uint8_t *ckpt_unwritten(const struct store *s, uint32_t block);
 /* Blocks that the next checkpoint will have to allocate, estimated from above. */
 uint64_t ckpt_need(const struct store *s);
 

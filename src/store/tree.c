@@ -14,25 +14,40 @@ void tree_done(struct tree *t)
 {
     for (unsigned l = 0; l < TREE_LEVELS; l++) {
         free(t->levels[l].ptrs);
-        free(t->levels[l].states);
+        free(t->levels[l].dirty);
     }
     tree_init(t, t->type);
+}
+
+#define WORD_BITS 64u
+
+/* As realloc(), with zeros behind the old elements. A large new array is left untouched, so that
+ * only what is used of it takes memory. NULL: out of memory, the old one stays. */
+static void *grow(void *old, size_t old_count, size_t count, size_t size)
+{
+    uint8_t *p;
+
+    if (old == NULL)
+        return calloc(count, size);
+    p = realloc(old, count * size);
+    if (p != NULL)
+        memset(p + old_count * size, 0, (count - old_count) * size);
+    return p;
 }
 
 static int level_resize(struct tree_level *l, uint32_t count)
 {
     if (count > l->capacity) {
-        uint32_t capacity = MAX(count, l->capacity + l->capacity / 2 + 4);
-        struct block_ptr *ptrs = realloc(l->ptrs, capacity * sizeof(*ptrs));
+        uint32_t capacity = ALIGN_UP(MAX(count, l->capacity + l->capacity / 2 + 4), WORD_BITS);
+        size_t words = capacity / WORD_BITS, old_words = l->capacity / WORD_BITS;
+        struct block_ptr *ptrs = grow(l->ptrs, l->capacity, capacity, sizeof(*ptrs));
         if (ptrs == NULL)
             return -ENOMEM;
         l->ptrs = ptrs;
-        uint8_t *states = realloc(l->states, capacity);
-        if (states == NULL)
+        uint64_t *dirty = grow(l->dirty, old_words, words, sizeof(*dirty));
+        if (dirty == NULL)
             return -ENOMEM;
-        l->states = states;
-        memset(ptrs + l->capacity, 0, (capacity - l->capacity) * sizeof(*ptrs));
-        memset(states + l->capacity, TREE_CLEAN, capacity - l->capacity);
+        l->dirty = dirty;
         l->capacity = capacity;
     }
     l->count = count;
@@ -60,17 +75,59 @@ int tree_resize(struct tree *t, uint32_t page_count)
     return 0;
 }
 
+static bool is_dirty(const struct tree_level *level, uint32_t i)
+{
+    return level->dirty[i / WORD_BITS] >> (i % WORD_BITS) & 1;
+}
+
 void tree_mark(struct tree *t, uint32_t page)
 {
     for (unsigned l = 0; l < t->height; l++) {
         struct tree_level *level = &t->levels[l];
         ASSERT(page < level->count);
-        if (level->states[page] != TREE_CLEAN)
-            return; /* then all above are not clean either */
-        level->states[page] = TREE_DIRTY;
+        if (is_dirty(level, page))
+            return; /* T3 */
+        level->dirty[page / WORD_BITS] |= 1ull << (page % WORD_BITS);
         level->dirty_count++;
         page /= TREE_FANOUT;
     }
+}
+
+void tree_set_clean(struct tree *t, unsigned l, uint32_t i)
+{
+    struct tree_level *level = &t->levels[l];
+
+    ASSERT(i < level->count && is_dirty(level, i));
+    level->dirty[i / WORD_BITS] &= ~(1ull << (i % WORD_BITS));
+    level->dirty_count--;
+}
+
+bool tree_next_dirty(const struct tree *t, unsigned l, uint32_t from, uint32_t *ret)
+{
+    const struct tree_level *level = &t->levels[l];
+    uint32_t words = (level->count + WORD_BITS - 1) / WORD_BITS;
+
+    if (level->dirty_count == 0 || from >= level->count)
+        return false;
+    for (uint32_t w = from / WORD_BITS; w < words; w++) {
+        uint64_t bits = level->dirty[w];
+        if (w == from / WORD_BITS)
+            bits &= UINT64_MAX << (from % WORD_BITS);
+        if (bits != 0) {
+            *ret = w * WORD_BITS + (uint32_t)__builtin_ctzll(bits);
+            return true;
+        }
+    }
+    return false;
+}
+
+uint64_t tree_dirty_count(const struct tree *t)
+{
+    uint64_t n = 0;
+
+    for (unsigned l = 0; l < t->height; l++)
+        n += t->levels[l].dirty_count;
+    return n;
 }
 
 static uint32_t children(const struct tree *t, unsigned level, uint32_t i)

@@ -6,16 +6,15 @@
  * T1 A page that is all zero is not stored: its pointer is 0. So with tables.
  * T2 When a page changes, it and all tables above it are written to fresh blocks at the next
  *    checkpoint; until then the disk keeps the old ones.
+ * T3 Above a dirty page or table everything is dirty.
  */
 #pragma once
 #include "store/layout.h"
 
-enum tree_state { TREE_CLEAN, TREE_DIRTY, TREE_ASSIGNED };
-
 struct tree_level {
     uint32_t count, capacity;
     struct block_ptr *ptrs;
-    uint8_t *states; /* enum tree_state */
+    uint64_t *dirty; /* one bit each: the next dirty one is found fast among many thousands */
     uint32_t dirty_count;
 };
 
@@ -31,6 +30,12 @@ void tree_done(struct tree *t);
 int tree_resize(struct tree *t, uint32_t page_count);
 /* Page has changed; it must be addressable. */
 void tree_mark(struct tree *t, uint32_t page);
+/* The entry is as on disk, or about to be; all dirty ones below it must be so first (T3). */
+void tree_set_clean(struct tree *t, unsigned level, uint32_t i);
+/* First dirty entry of a level at or after `from`. False: none. */
+bool tree_next_dirty(const struct tree *t, unsigned level, uint32_t from, uint32_t *ret);
+/* Dirty entries of all levels. */
+uint64_t tree_dirty_count(const struct tree *t);
 static inline uint32_t tree_page_count(const struct tree *t)
 {
     return t->levels[0].count;

@@ -91,7 +91,11 @@ static void format_fiber(void *arg)
 static void round_fiber(void *arg)
 {
     struct run *run = arg;
-    struct store_open_options options = {.cache_bytes = 1 << 20, .zero_ahead_bytes = 1 << 20};
+    struct store_open_options options = {
+        .cache_bytes = run->seed % 4 < 2 ? 1 << 20 : 64 << 10,
+        .checkpoint_items = run->seed % 2 ? 1 + run->seed % 5 : 0,
+        .zero_ahead_bytes = 1 << 20,
+    };
     static struct job jobs[WORKERS];
     struct store_stats stats;
     int r;

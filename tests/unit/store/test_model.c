@@ -85,7 +85,10 @@ static void run_fiber(void *arg)
 {
     struct run *run = arg;
     struct store_format_options options = {.size = run->size, .log_bytes = run->log_bytes};
-    struct store_open_options open_options = {.cache_bytes = 1 << 20};
+    struct store_open_options open_options = {
+        .cache_bytes = run->seed % 4 < 2 ? 1 << 20 : 64 << 10,
+        .checkpoint_items = run->seed % 2 ? 3 : 0,
+    };
     int r = store_format(run->rt, run->path, &options, NULL, NULL);
 
     if (r < 0)

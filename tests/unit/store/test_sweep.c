@@ -47,7 +47,7 @@ struct sweep {
     struct wgroup group;
     struct writer writers[WRITERS];
     enum scenario scenario;
-    unsigned writes;
+    unsigned writes, checkpoint_items;
     uint32_t object_bytes;
     bool finished;
     char error[256];
@@ -204,8 +204,9 @@ static void format_fiber(void *arg)
 static void write_fiber(void *arg)
 {
     struct sweep *w = arg;
+    const struct store_open_options options = {.checkpoint_items = w->checkpoint_items};
 
-    if (store_open(w->rt, "disk", NULL, &w->s) < 0)
+    if (store_open(w->rt, "disk", &options, &w->s) < 0)
         return;
     for (unsigned i = 0; i < WRITERS; i++)
         w->writers[i] = (struct writer){.sweep = w, .id = i};
@@ -272,6 +273,7 @@ static bool run(enum scenario scenario, enum sim_fault fault, uint64_t nth,
     if (getenv("STORE_LOG") == NULL)
         dup2(null, 2);
     w->scenario = scenario;
+    w->checkpoint_items = nth % 4; /* 0: checkpoints in one step */
     w->writes = scenario == SCENARIO_FULL ? 250 : 170;
     w->object_bytes = (scenario == SCENARIO_FULL ? 8 : 64) * 4096;
     w->rt = sim_node_new(sim, NULL);
