@@ -10,6 +10,7 @@
 #define LOG_MODULE "store"
 #include "base/err.h"
 #include "base/log.h"
+#include "store/admit.h"
 #include "store/plan.h"
 #include "store/sharing.h"
 
@@ -199,7 +200,7 @@ static fiber_fn int prepare(struct store *s, struct change *ch)
 static fiber_fn int is_overwrite(struct store *s, const struct change *ch)
 {
     if (ch->c->kind != STORE_WRITE)
-        return ch->c->kind == STORE_PUNCH;
+        return 0;
     for (uint32_t i = 0; i < ch->plan.segment_count; i++) {
         const struct plan_segment *g = &ch->plan.segments[i];
         for (uint32_t b = g->start; b < g->start + g->count; b++) {
@@ -219,31 +220,57 @@ static fiber_fn int is_overwrite(struct store *s, const struct change *ch)
     return 1;
 }
 
-/* 0: there is room for `blocks`; -ENOSPC; -EAGAIN: waited for blocks to become free, look again. */
+static uint32_t leaves_of(uint32_t start, uint32_t count)
+{
+    return (start + count - 1) / LEAF_ENTRIES - start / LEAF_ENTRIES + 1;
+}
+
+/* What the change may cost until it is on disk as a whole. */
+static struct demand demand_of(struct store *s, const struct change *ch, uint32_t blocks)
+{
+    const struct plan *p = &ch->plan;
+    struct demand d = {.kind = DEMAND_DATA, .blocks = blocks};
+    uint32_t leaves = 0, share_pages = 0;
+
+    for (uint32_t i = 0; i < p->segment_count; i++)
+        leaves += leaves_of(p->segments[i].start, p->segments[i].count);
+    for (uint32_t i = 0; i < p->punch_count; i++)
+        leaves += MIN(leaves_of(p->punches[i].start, p->punches[i].count), OBJECT_LEAVES_MAX);
+    if (ch->source != NULL) {
+        leaves += ch->source->leaf_count;
+        share_pages = demand_share_pages(s, ch->source, 0, OBJECT_BLOCKS_MAX);
+    } else if (s->share.shared_blocks > 0) {
+        share_pages = ch->c->kind == STORE_WRITE
+                          ? blocks
+                          : demand_share_pages(s, ch->o, 0, OBJECT_BLOCKS_MAX);
+    }
+    demand_add(s, &d, MIN(leaves, OBJECT_LEAVES_MAX), share_pages);
+    if (ch->c->kind == STORE_REMOVE)
+        d.kind = DEMAND_FREES;
+    else if (ch->c->kind == STORE_PUNCH)
+        d.kind = ch->o->busy->state != ONODE_LIVE ? DEMAND_RECORD
+                 : blocks > 0                     ? DEMAND_OVERWRITE
+                                                  : DEMAND_FREES;
+    return d;
+}
+
+/* 0: there is room; -ENOSPC; -EAGAIN: waited for blocks to become free, look again. */
 static fiber_fn int space_admit(struct store *s, const struct change *ch, uint32_t blocks)
 {
-    uint64_t need = blocks + ckpt_need(s) + 2;
+    struct demand d = demand_of(s, ch, blocks);
     int r;
 
-    if (blocks == 0 && ch->source == NULL)
-        return 0;
-    if (ch->source != NULL)
-        need += ch->source->leaf_count;
-    if (space_usable(&s->space) >= need + s->reserve)
-        return 0;
-    r = is_overwrite(s, ch);
-    if (r < 0 || (r > 0 && space_usable(&s->space) >= need + s->reserve / 4))
-        return MIN(r, 0);
-    if (!ahead_grow(s) && s->running == NULL && !s->gathering->wanted &&
-        s->space.waiting_count == 0 && s->space.held_count == 0 && s->ckpt == NULL) {
-        /* Nothing is on its way. A checkpoint gives back what it replaces and what is stale, and no
-         * longer needs the room that is kept for it. */
-        if (s->stale.count == 0 && s->cache.dirty_count == 0)
-            return -ENOSPC;
-        ckpt_want(s);
+    if (d.kind == DEMAND_DATA && space_usable(&s->space) < d.blocks + d.footprint + admit_kept(s)) {
+        r = is_overwrite(s, ch);
+        if (r < 0)
+            return r;
+        if (r > 0)
+            d.kind = DEMAND_OVERWRITE;
     }
-    waitq_wait(&s->space_wait);
-    return -EAGAIN;
+    r = admit_demand(s, &d);
+    if (r == 0)
+        admit_note(s, &d);
+    return r;
 }
 
 /* --- recording: does not suspend (H3) --- */

@@ -58,6 +58,7 @@ static bool own(struct checking *c, uint32_t block, const char *what)
 
 static void own_structure(struct checking *c, uint32_t block, const char *what)
 {
+    c->result.structure_block_count += block != 0;
     if (block != 0 && !own(c, block, what))
         finding(c, "offset %llu: %s has a second owner", (unsigned long long)block * STORE_BLOCK,
                 what);
@@ -196,6 +197,7 @@ static fiber_fn void check_owners(struct checking *c)
         c->result.block_count += owners > 0;
         c->result.free_block_count += owners == 0;
         c->result.shared_block_count += owners > 1;
+        c->result.extra_user_count += owners > 1 ? owners - 1 : 0;
     }
 }
 

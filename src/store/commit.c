@@ -38,6 +38,7 @@ static void commit_reset(struct commit *c, uint64_t number)
     c->piece_count = c->piece_submitted = 0;
     c->error = 0;
     c->wanted = false;
+    c->footprint = 0;
 }
 
 int commit_init(struct store *s)
@@ -370,6 +371,7 @@ static int commit_apply(struct store *s, struct commit *c)
         r = apply_record(s, &rec, APPLY_RUNNING);
     }
     s->committed = c->number;
+    c->footprint = 0; /* part of ckpt_need() now */
     log_note_applied(s);
     if (r == 0)
         r = space_release(&s->space, &s->freed);

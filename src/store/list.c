@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the store tells about its objects and itself without touching the disk. */
 #include "base/err.h"
-#include "store/store_internal.h"
+#include "store/admit.h"
 
 void store_stat(struct store *s, const struct oid *oid, struct store_stat *ret)
 {
@@ -124,21 +124,25 @@ uint64_t store_digest(const struct store *s, uint16_t group)
 
 void store_usage(const struct store *s, struct store_usage *ret)
 {
-    uint64_t structure = MIN(s->structure_blocks, (uint64_t)s->space.used_count);
-    uint64_t kept = s->reserve + ckpt_need(s) + ahead_unreachable(s);
+    const struct space *sp = &s->space;
+    uint64_t structure = MIN(s->structure_blocks, (uint64_t)sp->used_count);
+    uint64_t unreachable = ahead_unreachable(s), left = sp->free_count - unreachable;
+    uint64_t kept = MIN(admit_kept(s), left);
 
     *ret = (struct store_usage){
-        .size_bytes = (uint64_t)s->space.count * STORE_BLOCK,
-        .used_bytes = (uint64_t)s->space.used_count * STORE_BLOCK,
-        .data_bytes = (s->space.used_count - structure) * STORE_BLOCK,
+        .size_bytes = (uint64_t)sp->count * STORE_BLOCK,
+        .used_bytes = (uint64_t)sp->used_count * STORE_BLOCK,
+        .data_bytes = (sp->used_count - structure) * STORE_BLOCK,
+        .record_bytes = structure * STORE_BLOCK,
+        .pending_bytes = (uint64_t)(sp->count - sp->used_count - sp->free_count) * STORE_BLOCK,
+        .unreachable_bytes = unreachable * STORE_BLOCK,
+        .reserve_bytes = kept * STORE_BLOCK,
+        .free_bytes = (left - kept) * STORE_BLOCK,
         .shared_bytes = s->share.extra_users * STORE_BLOCK,
-        .reserve_bytes = (uint64_t)s->reserve * STORE_BLOCK,
         .log_bytes = (uint64_t)s->super.log_count * STORE_BLOCK,
         .object_count = s->index.object_count,
         .tombstone_count = s->index.tombstone_count,
     };
-    if (s->space.free_count > kept)
-        ret->free_bytes = (s->space.free_count - kept) * STORE_BLOCK;
 }
 
 void store_stats(const struct store *s, struct store_stats *ret)

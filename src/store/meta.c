@@ -3,7 +3,7 @@
 #define LOG_MODULE "store"
 #include "base/err.h"
 #include "base/log.h"
-#include "store/store_internal.h"
+#include "store/admit.h"
 
 /* All leaves of an object that is to be removed; damaged ones are given up. */
 static fiber_fn int load_for_removal(struct store *s, struct onode *o)
@@ -47,6 +47,20 @@ static void record_one(struct store *s, struct onode *o, const struct store_meta
     }
     b->last_commit = s->gathering->number;
     s->stats.changes++;
+}
+
+/* What the change may cost until it is on disk as a whole; added to *d. */
+static void demand_meta(struct store *s, struct onode *o, const struct store_meta_change *m,
+                        struct demand *d)
+{
+    bool new_block = !m->remove && m->length > SLOT_META_INLINE;
+
+    demand_add(s, d, new_block,
+               m->remove && s->share.shared_blocks > 0
+                   ? demand_share_pages(s, o, 0, OBJECT_BLOCKS_MAX)
+                   : 0);
+    if (new_block && o->meta_length <= SLOT_META_INLINE)
+        d->kind = DEMAND_RECORD;
 }
 
 struct batch {
@@ -98,14 +112,21 @@ static fiber_fn int batch_settle(struct store *s, struct batch *b, bool *ret_cle
 
 static fiber_fn int batch_record(struct store *s, struct batch *b, size_t bytes)
 {
+    struct demand d = {0};
     uint64_t number = 0;
     bool clear = false, any = false;
     int r = 0;
 
-    while (r == 0 && !clear) {
+    while ((r == 0 && !clear) || r == -EAGAIN) {
+        d = (struct demand){.kind = DEMAND_FREES};
         r = commit_room(s, bytes);
         if (r == 0)
             r = batch_settle(s, b, &clear);
+        if (r != 0 || !clear)
+            continue;
+        for (unsigned i = 0; i < b->count; i++)
+            demand_meta(s, b->held[i], &b->changes[i], &d);
+        r = admit_demand(s, &d);
     }
     /* No suspension since commit_room() if all was clear. */
     for (unsigned i = 0; r >= 0 && i < b->count; i++) {
@@ -121,6 +142,7 @@ static fiber_fn int batch_record(struct store *s, struct batch *b, size_t bytes)
         if (judge(b->held[i]->busy, &b->changes[i]) == VERDICT_GO)
             record_one(s, b->held[i], &b->changes[i]);
     }
+    admit_note(s, &d);
     commit_kick(s);
     return commit_wait_mine(s);
 }
@@ -162,6 +184,7 @@ static fiber_fn int do_meta_put(struct store *s, const struct oid *oid, uint64_t
 {
     struct store_meta_change m = {
         .oid = *oid, .meta_version = meta_version, .meta = meta, .length = length};
+    struct demand d;
     struct onode *o;
     int r = store_check_writable(s);
 
@@ -173,11 +196,18 @@ static fiber_fn int do_meta_put(struct store *s, const struct oid *oid, uint64_t
     if (o == NULL)
         return -ENOMEM;
     fmutex_lock(&o->busy->prepare);
-    r = commit_room(s, RECORD_META_OVERHEAD + length);
+    do {
+        r = commit_room(s, RECORD_META_OVERHEAD + length);
+        d = (struct demand){.kind = DEMAND_FREES};
+        demand_meta(s, o, &m, &d);
+        if (r == 0)
+            r = admit_demand(s, &d);
+    } while (r == -EAGAIN);
     if (r == 0)
         r = judge(o->busy, &m);
     if (r == VERDICT_GO) {
         record_one(s, o, &m);
+        admit_note(s, &d);
         commit_kick(s);
     }
     fmutex_unlock(&o->busy->prepare);

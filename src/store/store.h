@@ -69,6 +69,8 @@ int store_failed(const struct store *s);
 
 struct store_check_report {
     uint64_t object_count, tombstone_count, block_count, free_block_count, shared_block_count;
+    uint64_t structure_block_count; /* of block_count: all that is not data */
+    uint64_t extra_user_count;      /* sum of (users - 1) over the shared ones */
     uint64_t error_count, checked_data_blocks;
 };
 /* Proves S2 from disk alone and, with `read_data`, every checksum. Each finding is given to
@@ -123,7 +125,8 @@ struct store_change {
  *   0         durable. Also when next <= the object's version in the same term: done already (waits
  * until that is durable). For STORE_REMOVE also when the object is absent. -ESTALE   the object is
  * not at `prev`; *ret_current (may be NULL) is where it is (0 absent) -ENOENT   STORE_CLONE: source
- * is absent -ENOSPC   (never for STORE_REMOVE and STORE_PUNCH) -EUCLEAN  a block that had to be
+ * is absent -ENOSPC   (never for STORE_REMOVE; for STORE_PUNCH only to make a record, or to copy a
+ * shared block of which a part is punched) -EUCLEAN  a block that had to be
  * merged with (partial write) does not match its checksum -EIO      the store has failed for good;
  * see store_failed()
  */
@@ -132,7 +135,8 @@ fiber_fn int store_apply(struct store *s, const struct store_change *c,
 
 /* Sets the object's meta (0 to 4096 bytes; 0 bytes deletes it), durably, in order with the changes.
  * Object must exist: else -ENOENT. meta_version must be higher than the present one, else 0 if
- * equal, -ESTALE if lower. Never -ENOSPC. */
+ * equal, -ESTALE if lower. -ENOSPC only when metas longer than 40 bytes have used up the part of
+ * the reserve that is theirs. */
 fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t meta_version,
                             const void *meta, size_t length);
 /* As many as `count` meta changes and removals in one atomic commit (used for batches of reference
@@ -206,14 +210,21 @@ fiber_fn int store_pin(struct store *s, const struct oid *oid, struct store_pin 
 fiber_fn int store_pin_read(struct store_pin *p, uint64_t offset, size_t length, void *buffer);
 void store_unpin(struct store_pin *p);
 
+/* Where the blocks for objects are. At any moment, exactly:
+ *   size = data + records + pending + unreachable + reserve + free. */
 struct store_usage {
     uint64_t size_bytes;    /* for objects: without superblock and log */
-    uint64_t used_bytes;    /* blocks owned, each once, with records */
-    uint64_t data_bytes;    /* of which object data */
-    uint64_t shared_bytes;  /* data saved by sharing: sum of (users - 1) */
-    uint64_t reserve_bytes; /* kept for removal, punch, meta, checkpoints */
-    uint64_t free_bytes;    /* what data may still allocate */
-    uint64_t log_bytes;
+    uint64_t used_bytes;    /* data + records: blocks owned, each once */
+    uint64_t data_bytes;    /* blocks of objects, each once however many share it */
+    uint64_t record_bytes;  /* maps, metas, index, bitmap, share counts, as of the last checkpoint:
+                               what has replaced them since is only in memory and in the log */
+    uint64_t pending_bytes; /* taken by changes and checkpoints under way; freed, but still read or
+                               pinned; being zeroed or discarded */
+    uint64_t unreachable_bytes; /* beyond what a sparse file could get from a full file system */
+    uint64_t reserve_bytes;     /* kept for removal, punch, meta and checkpoints */
+    uint64_t free_bytes;        /* what data may still allocate */
+    uint64_t shared_bytes;      /* data saved by sharing: sum of (users - 1) over all blocks */
+    uint64_t log_bytes;         /* the ring, all of it; not part of size */
     uint64_t object_count, tombstone_count;
 };
 void store_usage(const struct store *s, struct store_usage *ret);

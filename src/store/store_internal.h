@@ -64,9 +64,10 @@ struct commit {
     struct list changes;  /* struct waiter */
     struct piece *pieces; /* data, submitted up to piece_submitted */
     size_t piece_count, piece_capacity, piece_submitted;
-    struct wgroup io; /* data and log writes under way */
-    int error;        /* the first of them */
-    bool wanted;      /* somebody waits for it */
+    struct wgroup io;   /* data and log writes under way */
+    int error;          /* the first of them */
+    bool wanted;        /* somebody waits for it */
+    uint64_t footprint; /* structure blocks that its records may cost (F1) */
 };
 
 /* A fiber that waits for its records to be durable. */
