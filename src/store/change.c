@@ -337,6 +337,8 @@ static int allocate(struct store *s, const struct change *ch, size_t *ret_runs)
             done += n;
         }
     }
+    if (r == 0 && large)
+        commit_data_early(s);
     return r;
 }
 
@@ -364,8 +366,12 @@ static void encode(struct store *s, const struct change *ch, size_t run_count)
         record_run(e, &s->runs[i]);
     for (uint32_t i = 0; i < p->segment_count; i++) {
         const struct plan_segment *g = &p->segments[i];
-        for (uint32_t k = 0; !g->skip && k < g->count; k++)
-            record_crc(e, crc32c(0, g->data + (size_t)k * STORE_BLOCK, STORE_BLOCK));
+        for (uint32_t k = 0; !g->skip && k < g->count; k++) {
+            const uint8_t *data = g->data + (size_t)k * STORE_BLOCK;
+            if (k + 1 < g->count)
+                crc32c_prefetch(data + STORE_BLOCK, STORE_BLOCK);
+            record_crc(e, crc32c(0, data, STORE_BLOCK));
+        }
     }
 }
 

@@ -179,6 +179,11 @@ int commit_data(struct store *s, uint32_t block, uint32_t count, const uint8_t *
     return 0;
 }
 
+void commit_data_early(struct store *s)
+{
+    data_submit(s, s->gathering);
+}
+
 fiber_fn void commit_pump(void *arg)
 {
     struct store *s = arg;

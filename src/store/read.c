@@ -77,8 +77,11 @@ static int verify(struct store *s, const struct oid *oid, uint32_t first, const 
                   const struct read_io *rio, const uint8_t *buffer)
 {
     for (uint32_t k = rio->first; k < rio->first + rio->count; k++) {
+        const uint8_t *data = buffer + (size_t)k * STORE_BLOCK;
         char name[OID_TEXT_SIZE];
-        if (crc32c(0, buffer + (size_t)k * STORE_BLOCK, STORE_BLOCK) == m->blocks[k].crc)
+        if (k + 1 < rio->first + rio->count)
+            crc32c_prefetch(data + STORE_BLOCK, STORE_BLOCK);
+        if (crc32c(0, data, STORE_BLOCK) == m->blocks[k].crc)
             continue;
         s->stats.checksum_errors++;
         store_problem(s, m->blocks[k].block, "checksum error in object %s at byte %llu",

@@ -229,6 +229,9 @@ void commit_quiet(struct timer *t);   /* an empty commit after the last one */
 fiber_fn int commit_room(struct store *s, size_t bytes);
 /* Appends data to be written with the gathering commit. 0 or -ENOMEM. */
 int commit_data(struct store *s, uint32_t block, uint32_t count, const uint8_t *data);
+/* Hands all data appended so far to the disk at once: of a large change, so that the disk works
+ * while the checksums of it and of the next ones are computed. */
+void commit_data_early(struct store *s);
 /* The gathering commit has a new record: wake who carries it out. */
 void commit_kick(struct store *s);
 /* Waits until the records appended by this fiber since commit_kick() are durable. 0 or -EIO. */

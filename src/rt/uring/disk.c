@@ -211,7 +211,8 @@ void uring_disk_submit(struct disk *d, struct disk_io *io)
     if (io->op == DISK_ZERO)
         ASSERT(map_zeros(u) == 0); /* address space only */
     disk->io_count++;
-    if (io->op == DISK_READ && ++u->reads_pending >= READS_PER_SUBMIT)
+    if ((io->op == DISK_READ && ++u->reads_pending >= READS_PER_SUBMIT) ||
+        (io->op == DISK_WRITE && io->length >= WRITE_TO_SUBMIT))
         d->rt->submit_is_due = true; /* U4 */
     uring_submit(u, &s->op);
 }

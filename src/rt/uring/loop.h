@@ -9,8 +9,8 @@
  * the kernel writes to no memory of ours for them.
  * U4 As soon as READS_PER_SUBMIT disk reads are pending they are submitted, before further fibers
  *    run, so that the disk works while the rest of a burst is still being looked at (about 10 %
- *    more 4 KiB reads at depth 32, docs/decisions/0007). Writes are not paced: a store gathers them
- * into commits.
+ *    more 4 KiB reads at depth 32, docs/decisions/0007). So after a write of WRITE_TO_SUBMIT or
+ * more. Small writes are not paced: a store gathers them into commits.
  */
 #pragma once
 #include <liburing.h>
@@ -35,8 +35,9 @@ struct post {
     void (*run)(struct post *p);
 };
 
-#define READS_PER_SUBMIT 4  /* U4 */
-#define DISK_SLOT_COUNT  16 /* registered files */
+#define READS_PER_SUBMIT 4            /* U4 */
+#define WRITE_TO_SUBMIT  (256u << 10) /* bytes, U4 */
+#define DISK_SLOT_COUNT  16           /* registered files */
 #define URING_ZEROS_SIZE ((size_t)1 << 20)
 
 struct uring {
