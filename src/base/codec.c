@@ -25,27 +25,31 @@ void enc_done(struct enc *e)
     enc_init(e);
 }
 
+int enc_reserve(struct enc *e, size_t length)
+{
+    if (length <= e->capacity - e->length)
+        return 0;
+    size_t capacity = MAX(e->capacity, (size_t)CAPACITY_MIN);
+    while (capacity - e->length < length) {
+        if (__builtin_mul_overflow(capacity, (size_t)2, &capacity))
+            return -ENOMEM;
+    }
+    uint8_t *data = realloc(e->data, capacity);
+    if (!data)
+        return -ENOMEM;
+    e->data = data;
+    e->capacity = capacity;
+    return 0;
+}
+
 /* Room for `length` more bytes, counted as written; NULL once the encoder failed. */
 static uint8_t *enc_extend(struct enc *e, size_t length)
 {
     if (e->error)
         return NULL;
-    if (length > e->capacity - e->length) {
-        size_t capacity = MAX(e->capacity, (size_t)CAPACITY_MIN);
-        while (capacity - e->length < length) {
-            if (__builtin_mul_overflow(capacity, (size_t)2, &capacity)) {
-                e->error = -ENOMEM;
-                return NULL;
-            }
-        }
-        uint8_t *data = realloc(e->data, capacity);
-        if (!data) {
-            e->error = -ENOMEM;
-            return NULL;
-        }
-        e->data = data;
-        e->capacity = capacity;
-    }
+    e->error = enc_reserve(e, length);
+    if (e->error)
+        return NULL;
     uint8_t *p = e->data + e->length;
     e->length += length;
     return p;

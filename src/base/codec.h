@@ -12,6 +12,9 @@ struct enc {
 
 void enc_init(struct enc *e);
 void enc_done(struct enc *e);
+/* Makes room, so that appending the next `length` bytes cannot fail. 0 or -ENOMEM, which is not
+ * latched. */
+int enc_reserve(struct enc *e, size_t length);
 void enc_u8(struct enc *e, uint8_t v);
 void enc_u16(struct enc *e, uint16_t v);
 void enc_u32(struct enc *e, uint32_t v);

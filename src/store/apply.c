@@ -116,9 +116,11 @@ static int drop_all_blocks(struct store *s, struct onode *o)
         r = u32vec_push(&s->stale, o->indirect.block);
         o->indirect = (struct block_ptr){0};
     }
+    if (r < 0)
+        return r; /* leaves in memory still refer to it */
     o->leaf_count = 0;
     o->damaged = false;
-    return r;
+    return 0;
 }
 
 static int drop_meta(struct store *s, struct onode *o)
@@ -127,10 +129,12 @@ static int drop_meta(struct store *s, struct onode *o)
 
     if (o->meta_length > SLOT_META_INLINE)
         r = leaf_drop(s, o, LEAF_META);
+    if (r < 0)
+        return r; /* its block in memory still refers to it */
     free(o->meta);
     o->meta = NULL;
     o->meta_length = 0;
-    return r;
+    return 0;
 }
 
 /* The object gets all blocks of the source, each with one user more. */

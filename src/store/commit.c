@@ -85,6 +85,9 @@ fiber_fn int commit_room(struct store *s, size_t bytes)
         commit_kick(s);
         waitq_wait(&s->room);
     }
+    /* A record cut off by a lack of memory would make the whole log unreadable. */
+    if (enc_reserve(&s->gathering->payload, bytes + SETTLE_ROOM) < 0)
+        return -ENOMEM;
     return store_check_writable(s);
 }
 
@@ -389,6 +392,8 @@ static void settles_append(struct store *s, struct commit *c)
 {
     size_t n = MIN(s->settle_count, SETTLE_ROOM / RECORD_SETTLE_SIZE);
 
+    if (enc_reserve(&c->payload, n * RECORD_SETTLE_SIZE) < 0)
+        return; /* with a later commit */
     for (size_t i = 0; i < n; i++)
         record_settle(&c->payload, s->settles[i].vid, s->settles[i].stable);
     if (n > 0)
@@ -445,6 +450,7 @@ static struct commit *commit_take(struct store *s)
     ASSERT(next->io.pending == 0 && list_empty(&next->changes));
     data_submit(s, c);
     settles_append(s, c);
+    ASSERT(c->payload.error == 0); /* commit_room() */
     commit_reset(next, c->number + 1);
     s->running = c;
     s->gathering = next;
@@ -452,17 +458,24 @@ static struct commit *commit_take(struct store *s)
     return c;
 }
 
+/* Nothing of the commit is in the log yet: what is known to be incomplete does not get there. */
+static fiber_fn int commit_give_up(struct store *s, struct commit *c)
+{
+    wgroup_wait(&c->io);
+    if (c->error != 0)
+        store_fail(s, c->error, "writing to data blocks");
+    return -EIO;
+}
+
 static fiber_fn void commit_one(struct store *s)
 {
     struct commit *c = commit_take(s);
     int r = log_wait_space(s, log_blocks_of(c));
 
-    if (r == 0 && c->error == 0 && c->payload.error != 0)
-        c->error = -ENOMEM;
-    if (r == 0)
+    if (r == 0 && c->error == 0)
         r = commit_write(s, c);
     else
-        wgroup_wait(&c->io);
+        r = commit_give_up(s, c);
     if (r == 0) {
         r = sharing_prepare(s, c); /* its blocks are pending still (N2) */
         if (r == 0)
