@@ -142,13 +142,18 @@ struct sim *sim_new(uint64_t seed)
 {
     struct sim *s = calloc(1, sizeof(*s));
     ASSERT(s);
-    s->random_state = hash_u64(seed + 1);
+    sim_reseed(s, seed);
     s->now = START_NS;
     s->port_next = 20000;
     list_init(&s->nodes);
     list_init(&s->disks);
     list_init(&s->listeners);
     return s;
+}
+
+void sim_reseed(struct sim *s, uint64_t seed)
+{
+    s->random_state = hash_u64(seed + 1);
 }
 
 static void core_start(struct sim_node *n)

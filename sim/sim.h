@@ -9,6 +9,8 @@
 struct sim;
 struct sim *sim_new(uint64_t seed);
 void sim_free(struct sim *s);
+/* What is random from now on follows this seed. */
+void sim_reseed(struct sim *s, uint64_t seed);
 /* A new node; lives until sim_free(). */
 struct rt *sim_node_new(struct sim *s, const struct rt_options *options);
 /* Runs until nothing is left to do (no ready fiber, no timer, no I/O), or simulated time passes

@@ -8,6 +8,9 @@
  * and each unfinished write is dropped, kept, or torn by sectors of 512 bytes. At a kill only
  * unfinished ones are. D4 Discarded ranges read as zeros or as before, by the seed: nothing may
  * rely on either. D5 A sparse disk takes room for a block when an operation on it is submitted.
+ * D6 A failed write may have reached the disk in part. A failed flush leaves some of the writes
+ * before it behind for good: they are read back, but no later flush makes them durable, as with a
+ * page cache that counts them as written.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +33,7 @@ struct sim_disk {
     enum disk_durability durability;
     uint8_t *bytes, *durable; /* D1 */
     struct list unflushed;    /* struct write_record */
+    struct list forgotten;    /* struct write_record, D6: where `bytes` is newer than it should */
     uint64_t completed_count; /* of writes */
     bool locked;              /* DISK_OPEN_EXCLUSIVE */
     uint64_t op_counts[CLASS_COUNT];
@@ -150,16 +154,49 @@ static enum fate random_fate(struct sim *s)
     return fates[sim_random(s) % ARRAY_SIZE(fates)];
 }
 
-static void lose_unflushed(struct sim *s, struct sim_disk *d, enum fate fate)
+/* What is read there is from now on what the medium holds. */
+static void revert(struct sim_disk *d, struct list *records)
 {
     struct write_record *w, *tmp;
-    list_for_each (w, &d->unflushed, link)
-        apply_fate(s, d->durable, w, fate);
-    list_for_each_safe (w, tmp, &d->unflushed, link) {
+    list_for_each_safe (w, tmp, records, link) {
         memcpy(d->bytes + w->offset, d->durable + w->offset, w->length);
         list_remove(&w->link);
         free(w);
     }
+}
+
+static void lose_unflushed(struct sim *s, struct sim_disk *d, enum fate fate)
+{
+    struct write_record *w;
+    list_for_each (w, &d->unflushed, link)
+        apply_fate(s, d->durable, w, fate);
+    revert(d, &d->unflushed);
+    revert(d, &d->forgotten);
+}
+
+/* D6 */
+static void forget_some(struct sim *s, struct sim_disk *d, uint64_t sequence)
+{
+    struct write_record *w, *tmp;
+    list_for_each_safe (w, tmp, &d->unflushed, link) {
+        if (w->sequence <= sequence && !w->must_stay && sim_random(s) % 2) {
+            list_remove(&w->link);
+            list_push_back(&d->forgotten, &w->link);
+        }
+    }
+}
+
+/* Makes what survives of w, which never completed, the write that happened. Takes w. */
+static void land_partly(struct sim *s, struct sim_disk *d, struct write_record *w, enum fate fate)
+{
+    struct write_record *whole = calloc(1, sizeof(*w) + w->length);
+    ASSERT(whole);
+    *whole = (struct write_record){.offset = w->offset, .length = w->length};
+    list_init(&whole->link);
+    apply_fate(s, d->bytes, w, fate);
+    memcpy(whole->data, d->bytes + w->offset, w->length);
+    complete_write(d, whole);
+    free(w);
 }
 
 /* What never completed; the survivors are in the cache at a kill, on the medium at a power cut. */
@@ -173,17 +210,9 @@ static void lose_in_flight(struct sim *s, struct sim_opened *o, enum fate fate,
         bool writes = x->io->op != DISK_READ && x->io->op != DISK_FLUSH;
         struct write_record *w = writes && x->result == 0 ? record_of(s, x->io) : NULL;
         if (w) {
-            /* Re-read what survived, and make that the write that happened. */
-            struct write_record *whole = calloc(1, sizeof(*w) + w->length);
-            ASSERT(whole);
-            *whole = (struct write_record){.offset = w->offset, .length = w->length};
-            list_init(&whole->link);
-            apply_fate(s, d->bytes, w, fate);
-            memcpy(whole->data, d->bytes + w->offset, w->length);
-            complete_write(d, whole);
+            land_partly(s, d, w, fate);
             if (death == SIM_POWER_CUT)
-                flush_through(d, d->completed_count); /* `whole` may be gone already */
-            free(w);
+                flush_through(d, d->completed_count);
         }
         list_remove(&x->link);
         free(x);
@@ -218,27 +247,44 @@ static void copy_out(const struct sim_disk *d, const struct disk_io *io)
     }
 }
 
+static void io_succeed(struct sim *s, struct sim_io *x)
+{
+    struct sim_disk *d = x->opened->disk;
+    struct write_record *w;
+    switch (x->io->op) {
+    case DISK_READ:
+        copy_out(d, x->io);
+        break;
+    case DISK_FLUSH:
+        flush_through(d, x->flushes_through);
+        break;
+    default:
+        w = record_of(s, x->io);
+        if (w)
+            complete_write(d, w);
+        break;
+    }
+}
+
+/* D6 */
+static void io_fail(struct sim *s, struct sim_io *x)
+{
+    struct sim_disk *d = x->opened->disk;
+    if (x->io->op == DISK_FLUSH)
+        forget_some(s, d, x->flushes_through);
+    else if (x->io->op == DISK_WRITE)
+        land_partly(s, d, record_of(s, x->io), FATE_MIXED);
+}
+
 static void io_fire(struct timer *t)
 {
     struct sim_io *x = container_of(t, struct sim_io, timer);
-    struct sim_disk *d = x->opened->disk;
+    struct sim *s = sim_node_of(x->opened->base.rt)->sim;
     struct disk_io *io = x->io;
-    if (x->result == 0) {
-        struct write_record *w;
-        switch (io->op) {
-        case DISK_READ:
-            copy_out(d, io);
-            break;
-        case DISK_FLUSH:
-            flush_through(d, x->flushes_through);
-            break;
-        default:
-            w = record_of(sim_node_of(x->opened->base.rt)->sim, io);
-            if (w)
-                complete_write(d, w);
-            break;
-        }
-    }
+    if (x->result == 0)
+        io_succeed(s, x);
+    else if (x->result == -EIO && !(x->opened->flags & DISK_OPEN_READ_ONLY))
+        io_fail(s, x);
     io->result = x->result;
     list_remove(&x->link);
     free(x);
@@ -378,6 +424,7 @@ int sim_disk_new(struct sim *s, const char *path, uint64_t size, enum disk_durab
     d->size = size;
     d->durability = durability;
     list_init(&d->unflushed);
+    list_init(&d->forgotten);
     list_push_back(&s->disks, &d->link);
     return 0;
 }
@@ -387,6 +434,7 @@ void sim_disks_free(struct sim *s)
     struct sim_disk *d, *tmp;
     list_for_each_safe (d, tmp, &s->disks, link) {
         flush_through(d, UINT64_MAX);
+        revert(d, &d->forgotten);
         free(d->path);
         free(d->bytes);
         free(d->durable);

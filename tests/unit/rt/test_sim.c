@@ -224,7 +224,7 @@ static void faults_main(void *arg)
     CHECK(disk_read(d, 0, p, 4096) == 0 && p[0] == 7 && p[4095] == 7);
     CHECK(disk_read(d, 0, p, 4096) == -EIO && disk_read(d, 0, p, 4096) == -EIO);
     sim_disk_fault(t->sim, "new", DISK_READ, SIM_FAULT_NONE, 0);
-    CHECK(disk_read(d, 4096, p, 4096) == 0 && p[0] == 0);
+    CHECK(disk_read(d, 8192, p, 4096) == 0 && p[0] == 7);
     buf_put(t->rt, p);
     disk_close(d);
     t->result = 1;
@@ -237,6 +237,43 @@ static void test_faults(void **state)
     sim_do(t.sim, t.rt, faults_main, &t);
     assert_int_equal(t.result, 1);
     sim_free(t.sim);
+}
+
+/* A write or a flush fails, and the next flush does not; then the power goes. */
+static void failure_main(void *arg)
+{
+    struct disk_test *t = arg;
+    struct disk *d;
+    CHECK(disk_open(t->rt, "d", 0, 0, &d) == 0);
+    void *p = buf_get(t->rt, 8192);
+    memset(p, 1, 8192);
+    CHECK(disk_write(d, 0, p, 8192, 0) == 0);
+    CHECK(disk_flush(d) == 0);
+    memset(p, 2, 8192);
+    sim_disk_fault(t->sim, "d", DISK_WRITE, SIM_FAULT_EIO_ONCE, t->flags);
+    int r_write = disk_write(d, 0, p, 8192, 0), r_flush = disk_flush(d);
+    CHECK((r_write == -EIO) == (t->flags == 1) && (r_flush == -EIO) == (t->flags == 2));
+    if (r_write == 0)
+        CHECK(disk_read(d, 0, p, 8192) == 0 && outcome_of(p) == NEW);
+    CHECK(disk_flush(d) == 0);
+    sim_node_crash(t->sim, t->rt);
+    fiber_yield();
+}
+
+static void test_failures(void **state)
+{
+    for (unsigned nth = 1; nth <= 2; nth++) {
+        unsigned outcomes = 0;
+        for (uint64_t seed = 0; seed < 50; seed++) {
+            struct disk_test t = {.sim = sim_new(seed), .flags = nth};
+            t.rt = sim_node_new(t.sim, NULL);
+            assert_int_equal(sim_disk_new(t.sim, "d", DISK_SIZE, DISK_WRITE_BACK), 0);
+            sim_do(t.sim, t.rt, failure_main, &t);
+            outcomes |= outcome_of(sim_disk_bytes(t.sim, "d"));
+            sim_free(t.sim);
+        }
+        assert_int_equal(outcomes, nth == 1 ? OLD | NEW | TORN : OLD | NEW);
+    }
 }
 
 /* --- a node that dies resets its streams --- */
@@ -278,7 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_deterministic), cmocka_unit_test(test_power_cut),
         cmocka_unit_test(test_in_flight),     cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_crash_resets),
+        cmocka_unit_test(test_failures),      cmocka_unit_test(test_crash_resets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
