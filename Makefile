@@ -2,7 +2,7 @@
 # The commands of this project. Each one installs what it needs, and may be run again at any time.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds bench format clean
+.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds bench sweep format clean
 
 # KEEP=1: `make demo` leaves its cluster running. DEPS=no: do not look for Debian packages.
 # PARTS="style unit": only these parts of `make check`.
@@ -25,6 +25,7 @@ help:
 	@echo 'make interop      tests with qemu-img, qemu-io, nbdcopy, nbdinfo, fio'
 	@echo 'make style        style, layering and header checks'
 	@echo 'make fuzz         a minute of libFuzzer on each decoder'
+	@echo 'make sweep        power cut, kill -9, I/O error, lack of memory at every operation of the store'
 	@echo 'make kill-rounds  kill -9 of all daemons under load, ROUNDS=100 times'
 	@echo 'make bench        the benchmark table (bench/README.md)'
 	@echo 'make format       clang-format on the tree'
@@ -49,6 +50,10 @@ check:
 unit functional interop style fuzz:
 	$(call need,build demo check)
 	@tools/check $@
+
+sweep:
+	$(call need,build demo check)
+	@tools/check sweep-all
 
 kill-rounds:
 	$(call need,build demo check)
