@@ -77,8 +77,9 @@ int sheep_format(const struct sheep_options *o)
 /* --- check --- */
 struct check_call {
     const struct sheep_options *options;
-    json_t *findings; /* only for JSON */
-    struct store_check_report report;
+    json_t *findings;                  /* only for JSON */
+    struct store_check_report report;  /* with --repair: of the check after it */
+    struct store_repair_report repair; /* only with --repair */
     int result;
 };
 
@@ -94,8 +95,14 @@ static void check_finding(void *arg, const char *finding)
 static fiber_fn void check_main(struct rt *rt, void *arg)
 {
     struct check_call *call = arg;
-    call->result = store_check(rt, call->options->path, call->options->data, check_finding, call,
-                               &call->report);
+    const struct sheep_options *o = call->options;
+
+    if (!o->repair) {
+        call->result = store_check(rt, o->path, o->data, check_finding, call, &call->report);
+        return;
+    }
+    call->result = store_repair(rt, o->path, o->data, check_finding, call, &call->repair);
+    call->report = call->repair.left;
 }
 
 static void print_check_json(struct check_call *call)
@@ -108,10 +115,43 @@ static void print_check_json(struct check_call *call)
         (json_int_t)r->shared_block_count, "checked_data_blocks",
         (json_int_t)r->checked_data_blocks, "errors", (json_int_t)r->error_count, "findings",
         call->findings);
+    if (result && call->options->repair) {
+        json_object_set_new(result, "found", json_integer((json_int_t)call->repair.found_count));
+        json_object_set_new(result, "inexact", json_boolean(call->repair.inexact));
+    }
     if (result)
         json_dumpf(result, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(result);
+}
+
+static void print_check(const struct sheep_options *o, const struct check_call *call)
+{
+    const struct store_check_report *r = &call->report;
+
+    if (o->repair)
+        printf("%s: %" PRIu64 " damages were found%s; what is left:\n", o->path,
+               call->repair.found_count,
+               call->repair.inexact ? ", the node will compare all objects with the other nodes"
+                                    : "");
+    printf("%s: %" PRIu64 " objects, %" PRIu64 " tombstones, %" PRIu64 " of %" PRIu64
+           " blocks free, %" PRIu64 " shared, %" PRIu64 " data blocks read: %" PRIu64 " errors\n",
+           o->path, r->object_count, r->tombstone_count, r->free_block_count, r->block_count,
+           r->shared_block_count, r->checked_data_blocks, r->error_count);
+}
+
+/* What to do next, where the findings do not say it. */
+static void advise(const struct sheep_options *o, const struct store_check_report *r)
+{
+    if (r->error_count == 0)
+        return;
+    if (!o->repair)
+        log_error("%s is damaged: sheep check --repair mends what the store itself knows", o->path);
+    else
+        log_error(
+            "%s: what is left has to come from the other nodes, by reading or by recovery; if the "
+            "store cannot be opened, format it anew",
+            o->path);
 }
 
 int sheep_check(const struct sheep_options *o)
@@ -122,7 +162,8 @@ int sheep_check(const struct sheep_options *o)
     int code = sheep_loop(check_main, &call);
     const struct store_check_report *r = &call.report;
     if (code == 0 && call.result < 0) {
-        log_error("%s could not be checked: %s%s", o->path, err_text(call.result),
+        log_error("%s could not be %s: %s%s", o->path, o->repair ? "repaired" : "checked",
+                  err_text(call.result),
                   call.result == -EBUSY ? "; stop the sheep that serves it first" : "");
         code = SHEEP_STORE;
     } else if (code == 0) {
@@ -130,11 +171,8 @@ int sheep_check(const struct sheep_options *o)
         if (o->json)
             print_check_json(&call);
         else
-            printf("%s: %" PRIu64 " objects, %" PRIu64 " tombstones, %" PRIu64 " of %" PRIu64
-                   " blocks free, %" PRIu64 " shared, %" PRIu64 " data blocks read: %" PRIu64
-                   " errors\n",
-                   o->path, r->object_count, r->tombstone_count, r->free_block_count,
-                   r->block_count, r->shared_block_count, r->checked_data_blocks, r->error_count);
+            print_check(o, &call);
+        advise(o, r);
     }
     json_decref(call.findings);
     return code;

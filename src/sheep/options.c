@@ -45,6 +45,7 @@ static const struct option_spec format_options[] = {
 };
 static const struct option_spec check_options[] = {
     {"data", 0, OPTION_FLAG, NULL, "read all data too, and verify its checksums"},
+    {"repair", 0, OPTION_FLAG, NULL, "mend what the store itself still knows; names what is lost"},
     {"json", 0, OPTION_FLAG, NULL, "print the result as JSON"},
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"help", 'h', OPTION_FLAG, NULL, "explain"},
@@ -240,6 +241,7 @@ int sheep_parse(int argc, char **argv, struct sheep_options *ret, enum sheep_com
             "--sparse and --zero-all contradict each other: what is written is not sparse");
     ret->data = options_has(&o, "data");
     ret->json = options_has(&o, "json");
+    ret->repair = options_has(&o, "repair");
     int r = take_size(&o, "size", &ret->size);
     if (r == 0)
         r = take_size(&o, "log-size", &ret->log_bytes);

@@ -112,9 +112,8 @@ static int store_open_failed(const char *path, int r)
         break;
     case -EUCLEAN:
         log_error(
-            "%s is damaged: sheep check %s lists what; format it anew to let the cluster fill "
-            "it again",
-            path, path);
+            "%s is damaged: sheep check %s lists what, sheep check --repair %s mends what it can",
+            path, path, path);
         break;
     default:
         log_error("%s cannot be served", path);
@@ -142,7 +141,8 @@ static fiber_fn int open_store(struct node *n)
     if (r < 0)
         return store_open_failed(o->path, r);
     if (store_is_inexact(n->store))
-        log_warn("%s: the end of the log is damaged; this node's copies will be compared", o->path);
+        log_warn("%s: objects or changes may be missing; this node's copies will be compared",
+                 o->path);
     return 0;
 }
 

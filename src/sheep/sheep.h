@@ -26,7 +26,7 @@ struct sheep_options {
     uint64_t size, log_bytes; /* 0: left to the store */
     bool overwrite, sparse, zero_all;
     /* check */
-    bool data, json;
+    bool data, json, repair;
 };
 
 enum sheep_command { SHEEP_RUN, SHEEP_FORMAT, SHEEP_CHECK, SHEEP_HELP, SHEEP_VERSION };

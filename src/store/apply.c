@@ -142,6 +142,7 @@ static int share_all(struct store *s, struct onode *o, struct onode *source)
 {
     int r = onode_grow(o, source->leaf_count);
 
+    o->damaged = o->damaged || source->damaged; /* only while replaying */
     for (unsigned k = 0; r == 0 && k < source->leaf_count; k++) {
         const struct leaf_ref *from = &source->refs[k];
         struct leaf *to;
@@ -155,7 +156,9 @@ static int share_all(struct store *s, struct onode *o, struct onode *source)
         o->refs[k].end = from->end;
         for (unsigned i = 0; r == 0 && i < from->end; i++) {
             struct block_ptr p = leaf_entry(to->data, i);
-            if (p.block != 0)
+            if (p.block != 0 && share_get(&s->share, p.block) == SHARE_MAX)
+                r = -EUCLEAN; /* only while replaying: the running store copies long before */
+            else if (p.block != 0)
                 r = share_add(&s->share, p.block);
         }
     }
@@ -297,12 +300,28 @@ int apply_record(struct store *s, const struct record *rec, enum apply_mode mode
     return r;
 }
 
-/* All leaves of o; damaged ones are given up if `lossy`, as the running store did. */
-static fiber_fn int prepare_object(struct store *s, struct onode *o, bool lossy)
+/* All leaves of o; damaged ones are given up, as the running store did. */
+static fiber_fn int prepare_object(struct store *s, struct onode *o)
 {
     for (unsigned i = 0; i < o->leaf_count; i++) {
         int r = leaf_load_range(s, o, i, i);
-        if (r == -EUCLEAN && lossy)
+        if (r == -EUCLEAN)
+            r = leaf_replace_damaged(s, o, i);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* A map that cannot be read does not keep the rest of the store from being served: the object is
+ * given up, not the replay. */
+static fiber_fn int prepare_run(struct store *s, struct onode *o, const struct record_run *run)
+{
+    unsigned last = (run->start + run->count - 1) / LEAF_ENTRIES;
+
+    for (unsigned i = run->start / LEAF_ENTRIES; i <= last && i < o->leaf_count; i++) {
+        int r = leaf_load_range(s, o, i, i);
+        if (r == -EUCLEAN)
             r = leaf_replace_damaged(s, o, i);
         if (r < 0)
             return r;
@@ -320,19 +339,17 @@ static fiber_fn int prepare_leaves(struct store *s, const struct record *rec)
     if (rec->has_source) {
         struct onode *source = onode_find(&s->index, &rec->source);
         if (source != NULL)
-            r = prepare_object(s, source, false);
+            r = prepare_object(s, source);
     }
     if (r == 0 && o != NULL && (rec->type == RECORD_REMOVE || rec->replace))
-        return prepare_object(s, o, true);
+        return prepare_object(s, o);
     for (unsigned i = 0; r == 0 && o != NULL && i < rec->punch_count; i++) {
         struct record_run run = record_punch_get(rec, i);
-        r = leaf_load_range(s, o, run.start / LEAF_ENTRIES,
-                            (run.start + run.count - 1) / LEAF_ENTRIES);
+        r = prepare_run(s, o, &run);
     }
     for (unsigned i = 0; r == 0 && o != NULL && i < rec->run_count; i++) {
         struct record_run run = record_run_get(rec, i);
-        r = leaf_load_range(s, o, run.start / LEAF_ENTRIES,
-                            (run.start + run.count - 1) / LEAF_ENTRIES);
+        r = prepare_run(s, o, &run);
     }
     return r;
 }

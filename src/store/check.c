@@ -2,7 +2,7 @@
 /*
  * store_check(): proves S2 from what is on disk. Opens the store read-only (checkpoint, log
  * replayed in memory), counts the owners of every block by walking everything, and compares with
- * bitmap and share counts.
+ * bitmap and share counts. A store that cannot be opened is walked without opening it (walk.h).
  */
 #define LOG_MODULE "store"
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "store/sharing.h"
 #include "store/store_internal.h"
+#include "store/walk.h"
 
 #define READ_BLOCKS 256u
 
@@ -208,7 +209,7 @@ static fiber_fn void check_super_copies(struct checking *c)
 
     if (super_read(c->s->disk, &sb, &slot, &bad) < 0 || bad == 0)
         return;
-    finding(c, "offset %u: a copy of the superblock is damaged; the other one is good",
+    finding(c, "offset %u: a copy of the superblock is damaged or old; the other one is good",
             bad & 1 ? 0 : STORE_BLOCK);
 }
 
@@ -235,6 +236,31 @@ static fiber_fn int check_opened(struct checking *c)
     return 0;
 }
 
+static void walk_found(void *arg, const char *text)
+{
+    finding(arg, "%s", text);
+}
+
+/* The store cannot be opened: lists everything that is wrong with its structures, not only what
+ * opening met first. */
+static fiber_fn int check_closed(struct checking *c, struct rt *rt, const char *path,
+                                 const char *problem)
+{
+    struct walk w = {.report = walk_found, .arg = c};
+    int r = walk_open(rt, path, DISK_OPEN_READ_ONLY, &w);
+
+    if (r == 0)
+        r = walk_run(&w);
+    if (r == 0 || r == -EUCLEAN) {
+        if (w.finding_count == 0 || w.finding_count == (w.super_bad != 0))
+            finding(c, "%s", problem[0] != '\0' ? problem : "the store cannot be opened");
+        r = 0;
+    }
+    c->result.object_count = w.object_count;
+    walk_close(&w);
+    return r;
+}
+
 fiber_fn int store_check(struct rt *rt, const char *path, bool read_data,
                          void (*report)(void *arg, const char *finding), void *arg,
                          struct store_check_report *ret)
@@ -245,16 +271,13 @@ fiber_fn int store_check(struct rt *rt, const char *path, bool read_data,
     int r = store_open_explain(rt, path, &options, &c.s, problem);
 
     if (r == -EUCLEAN) {
-        finding(&c, "%s", problem[0] != '\0' ? problem : "the store cannot be opened");
-        *ret = c.result;
-        return 0;
+        r = check_closed(&c, rt, path, problem);
+    } else if (r == 0) {
+        r = check_opened(&c);
+        free(c.owners);
+        free(c.buffer);
+        (void)store_close(c.s);
     }
-    if (r < 0)
-        return r;
-    r = check_opened(&c);
-    free(c.owners);
-    free(c.buffer);
-    (void)store_close(c.s);
     if (r == 0)
         *ret = c.result;
     return r;

@@ -210,7 +210,7 @@ int slot_leaf_decode(const uint8_t in[SLOT_LEAF_SIZE], struct slot_leaf *ret)
                               .used = get_le16(in + 8),
                               .end = get_le16(in + 10)};
     if (ret->used > ret->end || ret->end > LEAF_ENTRIES ||
-        (ret->ptr.block == 0) != (ret->used == 0))
+        (ret->ptr.block == 0) != (ret->used == 0) || (ret->used == 0) != (ret->end == 0))
         return -EUCLEAN;
     return 0;
 }
@@ -250,7 +250,10 @@ int slot_decode(const uint8_t in[SLOT_SIZE], struct slot *ret)
     if (!(ret->flags & SLOT_USED) || ret->leaf_count > OBJECT_LEAVES_MAX ||
         ret->meta_length > STORE_META_SIZE_MAX)
         return -EUCLEAN;
-    if (!(ret->flags & SLOT_INDIRECT) != (ret->leaf_count <= SLOT_LEAVES))
+    if (!(ret->flags & SLOT_INDIRECT) != (ret->leaf_count <= SLOT_LEAVES) ||
+        !(ret->flags & SLOT_META_BLOCK) != (ret->meta_length <= SLOT_META_INLINE))
+        return -EUCLEAN;
+    if ((ret->flags & SLOT_TOMBSTONE) && (ret->leaf_count > 0 || ret->meta_length > 0))
         return -EUCLEAN;
     for (unsigned i = 0; i < SLOT_LEAVES; i++) {
         int r = slot_leaf_decode(in + 40 + SLOT_LEAF_SIZE * i, &ret->leaves[i]);
@@ -259,8 +262,6 @@ int slot_decode(const uint8_t in[SLOT_SIZE], struct slot *ret)
     }
     if (ret->flags & SLOT_META_BLOCK)
         ret->meta = (struct block_ptr){get_le32(in + 88), get_le32(in + 92)};
-    else if (ret->meta_length > SLOT_META_INLINE)
-        return -EUCLEAN;
     else
         memcpy(ret->meta_inline, in + 88, SLOT_META_INLINE);
     return 0;

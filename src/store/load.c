@@ -74,11 +74,11 @@ static fiber_fn int load_tree(struct store *s, struct tree *t, const struct tree
 
     if (root->page_count > s->super.block_count)
         return -EUCLEAN; /* more pages than blocks */
+    if (t->type != PAGE_INDEX && root->page_count != tree_page_count(t) && root->page_count != 0)
+        return -EUCLEAN; /* those have their size from the store's */
     r = tree_resize(t, MAX(root->page_count, tree_page_count(t)));
     if (r < 0 || t->height == 0)
         return r;
-    if (tree_page_count(t) != root->page_count && root->page_count != 0)
-        return -EUCLEAN;
     t->levels[t->height - 1].ptrs[0] = root->ptr;
     for (unsigned l = t->height; r == 0 && l > 0; l--) {
         struct loading loading = {s, t, l - 1};

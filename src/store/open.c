@@ -48,7 +48,8 @@ static fiber_fn int read_super(struct store *s)
         r = -EPROTO;
     }
     if (r == 0 && bad != 0)
-        store_problem(s, bad >> 1, "a copy of the superblock is damaged; the other one is used");
+        store_problem(s, bad >> 1,
+                      "a copy of the superblock is damaged or old; the other one is used");
     return r;
 }
 
@@ -149,6 +150,7 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     s->rt = rt;
     s->read_only = options->read_only;
     s->unsafe_no_flush = options->unsafe_no_flush;
+    s->repair = options->repair;
     page_pool_init(&s->pages);
     leaf_cache_init(&s->cache, options->cache_bytes);
     tree_init(&s->bitmap, PAGE_BITMAP);
@@ -221,27 +223,47 @@ static fiber_fn int open_stages(struct store *s, const char *path,
     return r == 0 ? start_fibers(s) : r;
 }
 
+/* Opens what is there up to before a commit (0: to the end). *ret_unfit: the commit that did not
+ * fit, if that was what failed. */
+static fiber_fn int open_up_to(struct rt *rt, const char *path,
+                               const struct store_open_options *options, uint64_t commit_limit,
+                               uint64_t *ret_unfit, struct store **ret, char *ret_problem)
+{
+    struct store *s = store_new(rt, options);
+    int r;
+
+    if (s == NULL)
+        return -ENOMEM;
+    s->commit_limit = commit_limit;
+    r = open_stages(s, path, options);
+    if (ret_problem != NULL)
+        snprintf(ret_problem, sizeof(s->problem), "%s", s->problem);
+    *ret_unfit = s->unfit_commit;
+    if (r == 0) {
+        *ret = s;
+        return 0;
+    }
+    stop_fibers(s);
+    store_free(s);
+    return r;
+}
+
 fiber_fn int store_open_explain(struct rt *rt, const char *path,
                                 const struct store_open_options *options, struct store **ret,
                                 char *ret_problem)
 {
     static const struct store_open_options defaults;
+    const struct store_open_options *o = options != NULL ? options : &defaults;
     struct store *s;
-    int r;
+    uint64_t unfit;
+    int r = open_up_to(rt, path, o, 0, &unfit, &s, ret_problem);
 
-    if (options == NULL)
-        options = &defaults;
-    s = store_new(rt, options);
-    if (s == NULL)
-        return -ENOMEM;
-    r = open_stages(s, path, options);
-    if (ret_problem != NULL)
-        snprintf(ret_problem, sizeof(s->problem), "%s", s->problem);
-    if (r < 0) {
-        stop_fibers(s);
-        store_free(s);
-        return r;
+    if (r == -EUCLEAN && unfit != 0 && o->repair) {
+        uint64_t limit = unfit;
+        r = open_up_to(rt, path, o, limit, &unfit, &s, NULL);
     }
+    if (r < 0)
+        return r;
     if (s->unsafe_no_flush)
         log_warn("%s: flushes are off: a power cut loses answered writes", path);
     if (s->inexact)
@@ -268,7 +290,8 @@ fiber_fn int store_close(struct store *s)
     stop_fibers(s); /* a read-only store has none */
     wgroup_wait(&s->callers);
     if (s->failed == 0 && !s->read_only) {
-        s->super.flags &= ~SUPER_INEXACT;
+        if (!s->repair)
+            s->super.flags &= ~SUPER_INEXACT;
         (void)ckpt_write(s);
     }
     r = s->failed;

@@ -277,6 +277,8 @@ static fiber_fn int map_object(struct store *s, const struct oid *oid, struct ma
             return -EIO;
         if (o == NULL || o->state != ONODE_LIVE)
             return -ENOENT;
+        if (o->damaged) /* also when nothing at all is left of its map */
+            return -EUCLEAN;
         r = map_init(m, o->leaf_count * LEAF_ENTRIES);
         if (r == 0 && m->count > 0) {
             r = map_fill(s, o, 0, m);

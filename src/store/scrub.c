@@ -12,11 +12,13 @@ static fiber_fn int scrub_object(struct store *s, const struct oid *oid, uint8_t
                                  uint64_t *bytes, uint64_t *errors)
 {
     struct store_stat stat;
+    uint64_t end;
     int r = 0;
 
     store_stat(s, oid, &stat);
-    for (uint64_t at = 0; at < stat.end; at += STEP_BYTES) {
-        size_t n = (size_t)MIN((uint64_t)STEP_BYTES, stat.end - at);
+    end = MAX(stat.end, STORE_BLOCK); /* one whose map is all lost says so, too */
+    for (uint64_t at = 0; at < end; at += STEP_BYTES) {
+        size_t n = (size_t)MIN((uint64_t)STEP_BYTES, end - at);
         r = store_read(s, oid, at, n, buffer, NULL);
         if (r == -EUCLEAN)
             (*errors)++;

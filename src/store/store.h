@@ -49,6 +49,8 @@ struct store_open_options {
     /* Files only: */
     uint64_t zero_ahead_bytes; /* kept written ahead of the allocator, 0: 256 MiB */
     bool no_zero_ahead;        /* for measurements: writes meet unwritten blocks */
+    bool repair; /* by store_repair(): a log that does not fit is cut off there, and closing does
+                    not make the store exact */
 };
 /* Opens, replays the log, and writes a commit over the dropped tail. -EBUSY: another process has
  * it; -EMEDIUMTYPE: not a store; -EPROTO: unknown format or feature; -EUCLEAN: damaged beyond
@@ -78,6 +80,19 @@ struct store_check_report {
 fiber_fn int store_check(struct rt *rt, const char *path, bool read_data,
                          void (*report)(void *arg, const char *finding), void *arg,
                          struct store_check_report *ret);
+
+struct store_repair_report {
+    uint64_t found_count;           /* damages, before the repair */
+    bool inexact;                   /* the node has to compare with its peers */
+    struct store_check_report left; /* of the check after it */
+};
+/* Mends what the store itself knows: a copy of the superblock, free-space bitmap and share counts,
+ * the log's end; drops records and maps that cannot be read, so that the layer above replaces the
+ * objects. Data without its right checksum stays as it is. Tells each damage, each thing done and
+ * what is left by report(). Returns 0, -EBUSY, -EPROTO, -ENOSPC (nothing has changed), -EIO. */
+fiber_fn int store_repair(struct rt *rt, const char *path, bool read_data,
+                          void (*report)(void *arg, const char *line), void *arg,
+                          struct store_repair_report *ret);
 
 /* --- changes --- */
 /* A byte range within an object. */

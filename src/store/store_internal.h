@@ -157,6 +157,9 @@ struct store {
     uint32_t scrub_slot;
     struct store_stats stats;
     char problem[256]; /* the last thing found wrong, for store_check() */
+    bool repair;       /* store_open_options.repair */
+    uint64_t unfit_commit,
+        commit_limit; /* of the log: did not fit; the first that is not replayed */
 };
 
 static inline uint64_t block_offset(uint32_t block)
@@ -284,7 +287,10 @@ fiber_fn int ahead_at_open(struct store *s);
 /* Writes `next` to both copies with new generations, flushed, and makes it s->super. The caller
  * holds s->super_lock since before it looked at s->super. */
 fiber_fn int super_write(struct store *s, const struct super *next);
-/* The newest good copy. 0, -EMEDIUMTYPE, -EPROTO, -EUCLEAN. *ret_bad: a copy is damaged. */
+/* Writes `next` to both copies, the one that is not in `slot` first, each flushed. */
+fiber_fn int super_write_copies(struct disk *d, struct super *next, unsigned slot, uint8_t *page);
+/* The newest good copy. 0, -EMEDIUMTYPE, -EPROTO, -EUCLEAN. *ret_bad: bits of copies that are
+ * damaged, or older than they must be. */
 fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, unsigned *ret_bad);
 
 /* --- load.c, replay.c --- */

@@ -41,10 +41,26 @@ fiber_fn int super_write(struct store *s, const struct super *next)
     return r;
 }
 
+fiber_fn int super_write_copies(struct disk *d, struct super *next, unsigned slot, uint8_t *page)
+{
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < LAYOUT_SUPER_COPIES; i++) {
+        slot = 1 - slot;
+        next->generation++;
+        super_encode(next, page);
+        r = disk_write(d, block_offset(slot), page, STORE_BLOCK, 0);
+        if (r == 0)
+            r = disk_flush(d);
+    }
+    return r;
+}
+
 fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, unsigned *ret_bad)
 {
     uint8_t *page = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
     int found = -EMEDIUMTYPE, r = 0;
+    uint64_t generations[LAYOUT_SUPER_COPIES] = {0};
     bool any = false;
 
     if (page == NULL)
@@ -67,6 +83,7 @@ fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, u
                 found = r;
             }
             any = true;
+            generations[i] = sb.generation;
         } else {
             *ret_bad |= 1u << i;
             if (found == -EMEDIUMTYPE)
@@ -75,6 +92,9 @@ fiber_fn int super_read(struct disk *d, struct super *ret, unsigned *ret_slot, u
         r = 0;
     }
     free(page);
+    /* Always written in turn: the older copy is one behind, or it is not what was written last. */
+    if (any && *ret_bad == 0 && generations[1 - *ret_slot] != ret->generation - 1)
+        *ret_bad = 1u << (1 - *ret_slot);
     return r < 0 ? r : found;
 }
 
