@@ -156,7 +156,8 @@ static int share_all(struct store *s, struct onode *o, struct onode *source)
         o->refs[k].end = from->end;
         for (unsigned i = 0; r == 0 && i < from->end; i++) {
             struct block_ptr p = leaf_entry(to->data, i);
-            if (p.block != 0 && share_get(&s->share, p.block) == SHARE_MAX)
+            if (p.block != 0 && share_is_known(&s->share, p.block) &&
+                share_get(&s->share, p.block) == SHARE_MAX)
                 r = -EUCLEAN; /* only while replaying: the running store copies long before */
             else if (p.block != 0)
                 r = share_add(&s->share, p.block);

@@ -22,6 +22,16 @@ void store_problem(struct store *s, uint64_t block, const char *format, ...)
     log_error("%s: %s", s->disk->name, s->problem);
 }
 
+int store_check_twice(struct store *s)
+{
+    if (s->space.twice == 0)
+        return 0;
+    store_problem(s, s->space.twice,
+                  "a block, or one near it, was given back by more users than it has: free space "
+                  "or share counts are damaged; sheep check --repair mends them");
+    return -EUCLEAN;
+}
+
 static const char *type_name(unsigned type)
 {
     switch (type) {

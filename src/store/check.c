@@ -167,13 +167,16 @@ static fiber_fn void check_objects(struct checking *c)
 /* The share counts of a page's worth of blocks. False: they cannot be read, which is reported. */
 static fiber_fn bool load_counts(struct checking *c, uint32_t block)
 {
+    const struct tree_level *pages = &c->s->share.tree.levels[0];
     bool known;
 
     leaf_cache_shrink(c->s);
     known = sharing_load(c->s, block) == 0 && share_is_known(&c->s->share, block);
     if (!known)
-        finding(c, "the share counts of %u blocks from offset %llu on cannot be read",
-                SHARE_PAGE_COUNTS, (unsigned long long)block * STORE_BLOCK);
+        finding(c, "offset %llu: the share counts of %u blocks from offset %llu on cannot be read",
+                (unsigned long long)block_offset(
+                    pages->ptrs[(block - c->s->space.first) / SHARE_PAGE_COUNTS].block),
+                SHARE_PAGE_COUNTS, (unsigned long long)block_offset(block));
     return known;
 }
 

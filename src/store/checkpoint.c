@@ -239,6 +239,8 @@ fiber_fn int ckpt_write(struct store *s)
     s->ckpt = &ck;
     s->ckpt_wanted = false;
     r = take(&ck);
+    if (r == 0)
+        r = store_check_twice(s);
     if (r == 0) {
         what = "writing a checkpoint";
         r = writes_carry_out(&ck.writes, s->disk);

@@ -383,7 +383,7 @@ static int commit_apply(struct store *s, struct commit *c)
     log_note_applied(s);
     if (r == 0)
         r = space_release(&s->space, &s->freed);
-    return r;
+    return r == 0 ? store_check_twice(s) : r;
 }
 
 /* --- the committer --- */

@@ -97,6 +97,33 @@ void leaf_cache_shrink(struct store *s)
     }
 }
 
+/* What freeing and sharing rely on: the blocks of a map exist and are in use, as many as its record
+ * says. A right checksum is no proof of that: somebody may have written this store who is not us.
+ */
+static int leaf_verify(struct store *s, const struct leaf_ref *ref, const uint8_t *data)
+{
+    unsigned used = 0, end = 0;
+
+    for (unsigned i = 0; i < LEAF_ENTRIES; i++) {
+        uint32_t block = leaf_entry(data, i).block;
+        if (block == 0)
+            continue;
+        if (!space_covers(&s->space, block) || space_is_free(&s->space, block)) {
+            store_problem(s, ref->ptr.block, "an object's map has block %u, which is %s", block,
+                          space_covers(&s->space, block) ? "free" : "not there");
+            return -EUCLEAN;
+        }
+        used++;
+        end = i + 1;
+    }
+    if (used == ref->used && end == ref->end)
+        return 0;
+    store_problem(s, ref->ptr.block,
+                  "an object's map has %u blocks up to %u, its record says %u up to %u", used, end,
+                  ref->used, ref->end);
+    return -EUCLEAN;
+}
+
 /* Reads l; other fibers wait on cache.loads meanwhile. o is held. */
 static fiber_fn int leaf_fill(struct store *s, struct onode *o, struct leaf *l)
 {
@@ -107,6 +134,8 @@ static fiber_fn int leaf_fill(struct store *s, struct onode *o, struct leaf *l)
                            .position = index == LEAF_META ? 0 : index};
     int r = block_read_one(s, &w, l->data);
 
+    if (r == 0 && !l->orphan && index != LEAF_META)
+        r = leaf_verify(s, leaf_ref_of(o, index), l->data);
     if (l->orphan) {
         leaf_free(s, l);
         r = 0; /* the caller looks again */

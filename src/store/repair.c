@@ -128,6 +128,10 @@ fiber_fn int store_repair(struct rt *rt, const char *path, bool read_data,
             r = settle(&p);
         p.quiet = true;
     }
+    if (r == -EPROTO)
+        say(&p, "",
+            "the store has a format or features that this version cannot change: repair it with "
+            "the version that made it");
     if (r == 0)
         r = store_check(rt, path, read_data, still_wrong, &p, &p.result.left);
     if (r == 0)

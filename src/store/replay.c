@@ -55,6 +55,8 @@ static fiber_fn int apply_found(struct store *s, const struct log_commit *f)
     }
     if (r == 0)
         r = space_release(&s->space, &s->freed);
+    if (r == 0)
+        r = store_check_twice(s);
     if (r == -EUCLEAN) {
         store_problem(s, s->super.log_first + f->first % s->super.log_count,
                       "commit %llu of the log does not fit the checkpoint",

@@ -44,8 +44,7 @@ static int ckpt_free(struct ckpt *ck, uint32_t block)
     struct store *s = ck->s;
 
     tree_mark(&s->bitmap, space_disown(&s->space, block));
-    ASSERT(s->structure_blocks > 0);
-    s->structure_blocks--;
+    s->structure_blocks -= MIN(s->structure_blocks, 1u); /* S2 may not hold: space.twice */
     return u32vec_push(&ck->freed, block);
 }
 
@@ -230,7 +229,8 @@ static void bitmap_clear(void *arg, uint32_t block)
 
     if (ck->bitmap_pages[p] == NULL)
         return;
-    ASSERT(ck->bitmap_pages[p][bit / 8] & 1u << bit % 8);
+    if (!(ck->bitmap_pages[p][bit / 8] & 1u << bit % 8))
+        ck->s->space.twice = block;
     ck->bitmap_pages[p][bit / 8] &= (uint8_t) ~(1u << bit % 8);
 }
 
@@ -278,8 +278,9 @@ static void bitmap_fill(struct ckpt *ck, uint32_t first, uint32_t end)
     }
     bitmap_clear_unowned(ck);
     for (uint32_t at = first; tree_next_dirty(&s->bitmap, 0, at, &p) && p < end; at = p + 1) {
-        ASSERT(ck->bitmap_pages[p] == NULL ||
-               page_weight(ck->bitmap_pages[p]) == s->space.page_used[p]);
+        if (ck->bitmap_pages[p] != NULL &&
+            page_weight(ck->bitmap_pages[p]) != s->space.page_used[p])
+            s->space.twice = s->space.first + p * BITMAP_PAGE_BITS;
         ck->bitmap_pages[p] = NULL;
     }
 }

@@ -118,7 +118,11 @@ void space_clear(struct space *sp, uint32_t block)
     uint32_t i = block - sp->first, p = i / BITMAP_PAGE_BITS;
     uint64_t *w = &sp->bits[i / WORD_BITS];
 
-    ASSERT(space_covers(sp, block) && !index_free(sp, i));
+    ASSERT(space_covers(sp, block));
+    if (index_free(sp, i)) {
+        sp->twice = block;
+        return;
+    }
     *w &= ~(1ull << (i % WORD_BITS));
     if (*w == 0) {
         sp->page_empty_words[p]++;
@@ -144,7 +148,11 @@ uint32_t space_disown(struct space *sp, uint32_t block)
 {
     uint32_t p = (block - sp->first) / BITMAP_PAGE_BITS;
 
-    ASSERT(space_covers(sp, block) && sp->page_used[p] > 0);
+    ASSERT(space_covers(sp, block));
+    if (sp->page_used[p] == 0) {
+        sp->twice = block;
+        return p;
+    }
     sp->page_used[p]--;
     sp->used_count--;
     return p;

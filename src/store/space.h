@@ -35,6 +35,9 @@ struct space {
     struct list readers; /* struct space_reader, oldest first */
     struct list holds;   /* struct space_hold */
     uint32_t held_count;
+    /* A block that was given back although it was free, or owned by nobody: S2 does not hold on
+     * disk. 0: none. Not an assertion, because a damaged store can cause it. */
+    uint32_t twice;
 };
 
 /* One running read or pin: nothing freed after its begin is reused before its end. */

@@ -181,6 +181,9 @@ static inline int store_leave(struct store *s, int r)
 /* Logs what is wrong with the store at a block, and keeps the text for store_check(). */
 void store_problem(struct store *s, uint64_t block, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* -EUCLEAN when freeing has met a block that had no such owner (space.twice): the store must stop
+ * before it uses a block twice. */
+int store_check_twice(struct store *s);
 /* The store stops serving: wakes everybody. `what` names the operation. */
 void store_fail(struct store *s, int error, const char *what);
 /* 0, or -EIO / -ECANCELED when no change can be made any more. */
