@@ -101,6 +101,54 @@ static struct totals sum_up(const json_t *answer)
     return s;
 }
 
+/* "3, 12.5 GiB" passes and bytes; "off"; with what was found. */
+static void cell_scrub(struct table *t, const json_t *n)
+{
+    char text[96], size[HUMAN_SIZE];
+    uint64_t errors = dog_u64(n, "scrub_errors");
+    int used = snprintf(text, sizeof(text), "%" PRIu64 " passes, %s", dog_u64(n, "scrub_passes"),
+                        human_size(dog_u64(n, "scrub_bytes"), size));
+    if (dog_u64(n, "scrub_rate") == 0)
+        used = snprintf(text, sizeof(text), "off");
+    if (errors > 0 && used > 0)
+        snprintf(text + used, sizeof(text) - (size_t)used,
+                 ", %" PRIu64 " errors (%" PRIu64 " mended)", errors, dog_u64(n, "scrub_mended"));
+    table_cell(t, text);
+}
+
+/* Where the space of each store is, and what its scrub has seen. */
+static void print_stores(const json_t *answer)
+{
+    static const struct table_column columns[] = {
+        {"Id", TABLE_RIGHT},      {"Data", TABLE_RIGHT},    {"Records", TABLE_RIGHT},
+        {"Pending", TABLE_RIGHT}, {"Reserve", TABLE_RIGHT}, {"Shared", TABLE_RIGHT},
+        {"Log", TABLE_RIGHT},     {"Scrub", TABLE_LEFT},
+    };
+    static const char *const sizes[] = {"data_bytes",    "record_bytes", "pending_bytes",
+                                        "reserve_bytes", "shared_bytes", "log_bytes"};
+    struct table *t = table_new(columns, ARRAY_SIZE(columns));
+    size_t i;
+    json_t *n;
+    json_array_foreach(json_object_get(answer, "nodes"), i, n)
+    {
+        if (!dog_bool(n, "reachable"))
+            continue;
+        cell_u64(t, dog_u64(n, "id"));
+        for (unsigned k = 0; k < ARRAY_SIZE(sizes); k++)
+            cell_size(t, dog_u64(n, sizes[k]));
+        cell_scrub(t, n);
+    }
+    printf("\n");
+    table_print(t, stdout);
+    table_free(t);
+    json_array_foreach(json_object_get(answer, "nodes"), i, n)
+    {
+        if (dog_bool(n, "reachable") && dog_string(n, "scrub_last")[0])
+            printf("node %" PRIu64 ", last finding of the scrub: %s\n", dog_u64(n, "id"),
+                   dog_string(n, "scrub_last"));
+    }
+}
+
 static void print_info(const json_t *answer, const struct totals *s)
 {
     static const struct table_column columns[] = {
@@ -141,6 +189,7 @@ static void print_info(const json_t *answer, const struct totals *s)
         table_cell(t, "");
     table_print(t, stdout);
     table_free(t);
+    print_stores(answer);
     printf("\nTotal virtual image size: %s\n", human_size(s->virtual, text));
 }
 
@@ -199,7 +248,14 @@ static const struct dog_verb verbs[] = {
      "  dog node list -r            id host:port weight zone\n",
      run_list},
     {"info", "", 0, 0, NULL, "shows the space, memory and age of each node",
-     "\"Used\" counts each block once, however many images share it.\n\n"
+     "\"Used\" counts each block once, however many images share it: \"Data\" and \"Records\" "
+     "(maps,\n"
+     "metas, indexes). Size = Data + Records + Pending + Reserve + Avail: \"Pending\" is on its "
+     "way,\n"
+     "\"Reserve\" is kept for deletions and checkpoints (with --json, unreachable_bytes is what a\n"
+     "sparse file could not get from its file system). \"Shared\" is what sharing saves. \"Scrub\" "
+     "is\n"
+     "what was verified in the background since the sheep started.\n\n"
      "Examples:\n"
      "  dog node info\n"
      "  dog node info -r            id size used avail use%; then the totals with the virtual "

@@ -166,7 +166,19 @@ fiber_fn int object_node_info(struct objects *o, uint16_t node, struct object_no
         .uptime_ns = i->uptime_ns,
         .inexact = i->inexact,
         .failed = i->failed,
+        .record_bytes = i->record_bytes,
+        .pending_bytes = i->pending_bytes,
+        .unreachable_bytes = i->unreachable_bytes,
+        .reserve_bytes = i->reserve_bytes,
+        .log_bytes = i->log_bytes,
+        .scrub_rate = i->scrub_rate,
+        .scrub_passes = i->scrub_passes,
+        .scrub_bytes = i->scrub_bytes,
+        .scrub_objects = i->scrub_objects,
+        .scrub_errors = i->scrub_errors,
+        .scrub_mended = i->scrub_mended,
     };
+    memcpy(ret->scrub_last, i->scrub_last, sizeof(ret->scrub_last));
     return 0;
 }
 

@@ -142,8 +142,11 @@ struct object_node_info {
     uint64_t ref_batches_pending;
     uint64_t checksum_errors;
     uint64_t rss_bytes, uptime_ns;
+    uint64_t record_bytes, pending_bytes, unreachable_bytes, reserve_bytes, log_bytes;
+    uint64_t scrub_rate, scrub_passes, scrub_bytes, scrub_objects, scrub_errors, scrub_mended;
     bool inexact;
     int failed;
+    char scrub_last[160]; /* the last finding, "" none */
 };
 fiber_fn int object_node_info(struct objects *o, uint16_t node, struct object_node_info *ret);
 /* Free bytes of the fullest node, as last heard. */

@@ -426,9 +426,11 @@ static int run_info(struct request *rq)
     struct objects *o = rq->o;
     struct store_usage u;
     struct store_stats stats;
+    struct store_scrub_info scrub;
     store_usage(o->store, &u);
     store_stats(o->store, &stats);
-    const struct peer_info i = {
+    store_scrub_info(o->store, &scrub);
+    struct peer_info i = {
         .size_bytes = u.size_bytes,
         .used_bytes = u.used_bytes,
         .free_bytes = u.free_bytes,
@@ -443,7 +445,20 @@ static int run_info(struct request *rq)
         .uptime_ns = clock_now(o->rt) - o->started_ns,
         .inexact = store_is_inexact(o->store),
         .failed = store_failed(o->store),
+        .record_bytes = u.record_bytes,
+        .pending_bytes = u.pending_bytes,
+        .unreachable_bytes = u.unreachable_bytes,
+        .reserve_bytes = u.reserve_bytes,
+        .log_bytes = u.log_bytes,
+        .scrub_rate = scrub.rate,
+        .scrub_passes = scrub.passes,
+        .scrub_bytes = scrub.bytes,
+        .scrub_objects = scrub.objects,
+        .scrub_errors = scrub.errors,
+        .scrub_mended = scrub.mended,
     };
+    static_assert(sizeof(i.scrub_last) == sizeof(scrub.last), "as in the store");
+    memcpy(i.scrub_last, scrub.last, sizeof(i.scrub_last));
     peer_info_encode(&i, &rq->reply_body);
     return 0;
 }

@@ -12,8 +12,9 @@
 #include "base/options.h"
 #include "sheep/sheep.h"
 
-#define CACHE_DEFAULT (32ULL << 20)
-#define CACHE_MIN     (1ULL << 20)
+#define CACHE_DEFAULT      (32ULL << 20)
+#define SCRUB_RATE_DEFAULT (8u << 20)
+#define CACHE_MIN          (1ULL << 20)
 
 static const struct option_spec run_options[] = {
     {"cluster", 0, OPTION_TEXT, "SPEC", "cluster store (local:/var/lib/kelpie/cluster.db)"},
@@ -25,6 +26,8 @@ static const struct option_spec run_options[] = {
     {"nbd", 0, OPTION_TEXT, "ADDRESS",
      "NBD server, repeatable, \"none\" for none (127.0.0.1:10809)"},
     {"cache", 0, OPTION_TEXT, "SIZE", "memory for object records and index blocks (32M)"},
+    {"scrub-rate", 0, OPTION_TEXT, "SIZE",
+     "bytes a second to verify in the background, 0 none (8M)"},
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"pidfile", 0, OPTION_TEXT, "FILE", "write the process id there while serving"},
     {"ports-file", 0, OPTION_TEXT, "FILE", "write the addresses there, as JSON, while serving"},
@@ -170,6 +173,8 @@ static int take_run(const struct options *o, struct sheep_options *ret)
     if (r == 0)
         r = take_size(o, "cache", &ret->cache_bytes);
     if (r == 0)
+        r = take_size(o, "scrub-rate", &ret->scrub_rate);
+    if (r == 0)
         r = take_list(o, "admin", ret->admin, &ret->admin_count);
     if (r == 0)
         r = take_list(o, "nbd", ret->nbd, &ret->nbd_count);
@@ -217,7 +222,8 @@ int sheep_parse(int argc, char **argv, struct sheep_options *ret, enum sheep_com
                                   .admin_count = 1,
                                   .nbd = {"127.0.0.1:10809"},
                                   .nbd_count = 1,
-                                  .cache_bytes = CACHE_DEFAULT};
+                                  .cache_bytes = CACHE_DEFAULT,
+                                  .scrub_rate = SCRUB_RATE_DEFAULT};
     *ret_command = commands[command].command;
     if (options_parse(&o, &c, commands[command].options, NULL, UINT_MAX) < 0)
         return usage("%s; sheep --help lists them all", o.error);

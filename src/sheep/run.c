@@ -136,7 +136,8 @@ static fiber_fn int open_store(struct node *n)
     const struct sheep_options *o = n->options;
     await_lock(n);
     struct store_open_options so = {.cache_bytes = o->cache_bytes / 2,
-                                    .unsafe_no_flush = o->unsafe_no_flush};
+                                    .unsafe_no_flush = o->unsafe_no_flush,
+                                    .scrub_bytes_per_s = o->scrub_rate};
     int r = store_open(n->rt, o->path, &so, &n->store);
     if (r < 0)
         return store_open_failed(o->path, r);

@@ -493,6 +493,7 @@ static fiber_fn void commit_one(struct store *s)
         return;
     checkpoint_if_due(s);
     ahead_if_due(s);
+    scrub_changed(s);
     leaf_cache_shrink(s);
     if (!s->log.last_is_empty) {
         s->last_commit_ns = clock_now(s->rt);

@@ -57,6 +57,8 @@ void super_encode(const struct super *sb, uint8_t out[STORE_BLOCK])
     memcpy(p + SUPER_KEPT_OFFSET, sb->kept, SUPER_KEPT_SIZE);
     if (sb->compat & LAYOUT_COMPAT_ZEROED)
         put_le32(p + SUPER_KEPT_OFFSET, sb->zeroed);
+    if (sb->compat & LAYOUT_COMPAT_ZEROED)
+        put_le32(p + SUPER_KEPT_OFFSET + 4, sb->scrub_slot);
     put_le32(p + 8, crc32c(0, out, STORE_BLOCK));
 }
 
@@ -117,6 +119,7 @@ int super_decode(const uint8_t in[STORE_BLOCK], struct super *ret)
     }
     memcpy(sb.kept, p + SUPER_KEPT_OFFSET, SUPER_KEPT_SIZE);
     sb.zeroed = sb.compat & LAYOUT_COMPAT_ZEROED ? get_le32(p + SUPER_KEPT_OFFSET) : UINT32_MAX;
+    sb.scrub_slot = sb.compat & LAYOUT_COMPAT_ZEROED ? get_le32(p + SUPER_KEPT_OFFSET + 4) : 0;
     if (sb.incompat & ~LAYOUT_INCOMPAT) {
         *ret = sb;
         return -EPROTO;

@@ -82,6 +82,7 @@ struct super {
     uint8_t kept[SUPER_KEPT_SIZE]; /* belongs to compatible features: written back as it was */
     uint32_t zeroed; /* data blocks, from the first, that have been written; all without the feature
                         LAYOUT_COMPAT_ZEROED. May be too low (advice), and above their number */
+    uint32_t scrub_slot; /* with the same feature: where the scrub goes on (advice) */
 };
 
 void super_encode(const struct super *sb, uint8_t out[STORE_BLOCK]);

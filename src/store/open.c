@@ -60,6 +60,8 @@ static int init_parts(struct store *s, const struct store_open_options *options)
 
     if (r == 0)
         ahead_init(s, options);
+    s->scrub.slot = s->super.scrub_slot;
+    s->scrub.tree = s->scrub.slot > 0 ? TREE_COUNT : 0; /* goes on among the objects */
     if (r == 0)
         r = share_init(&s->share, &s->pages, s->super.data_first, blocks);
     if (r == 0)
@@ -96,13 +98,17 @@ static int start_fibers(struct store *s)
     } mains[] = {{"commit", commit_main},
                  {"pump", commit_pump},
                  {"checkpoint", ckpt_main},
-                 {"ahead", ahead_main}};
+                 {"ahead", ahead_main},
+                 {"scrub", scrub_main}};
 
-    for (size_t i = 0; i < ARRAY_SIZE(mains) - s->ahead.off; i++) {
-        int r = fiber_spawn(s->rt, mains[i].name, mains[i].fn, s);
+    for (size_t i = 0; i < ARRAY_SIZE(mains); i++) {
+        bool wanted = mains[i].fn == ahead_main   ? !s->ahead.off
+                      : mains[i].fn == scrub_main ? s->scrub.info.rate > 0
+                                                  : true;
+        int r = wanted ? fiber_spawn(s->rt, mains[i].name, mains[i].fn, s) : 0;
         if (r < 0)
             return r;
-        wgroup_add(&s->fibers, 1);
+        wgroup_add(&s->fibers, wanted);
     }
     return 0;
 }
@@ -116,6 +122,7 @@ static fiber_fn void stop_fibers(struct store *s)
     waitq_wake_all(&s->pump_wait);
     waitq_wake_all(&s->ckpt_wait);
     waitq_wake_all(&s->ahead.wait);
+    waitq_wake_all(&s->scrub.wait);
     wgroup_wait(&s->fibers);
     timer_cancel(&s->quiet); /* the committer's last commits may have armed it */
 }
@@ -167,6 +174,8 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     waitq_init(&s->ckpt_step);
     waitq_init(&s->ckpt_done);
     waitq_init(&s->ahead.wait);
+    waitq_init(&s->scrub.wait);
+    s->scrub.info.rate = options->scrub_bytes_per_s;
     ckpt_init(s, options->checkpoint_items);
     timer_init(&s->quiet, rt, commit_quiet);
     if (onode_index_init(&s->index) < 0) {

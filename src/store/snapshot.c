@@ -375,6 +375,7 @@ int snapshot_take_rest(struct ckpt *ck)
     ck->super.log_sequence = s->log.applied;
     ck->super.log_prev_crc = s->log.applied_crc;
     ck->super.boot = s->log.boot;
+    ck->super.scrub_slot = s->scrub.slot;
     ck->super.zeroed = ahead_frontier(s); /* these writes are flushed with the checkpoint's */
     ck->super.trees[TREE_INDEX] = tree_root_get(&s->index.tree);
     ck->super.trees[TREE_BITMAP] = tree_root_get(&s->bitmap);

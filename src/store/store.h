@@ -47,8 +47,9 @@ struct store_open_options {
     unsigned checkpoint_items; /* what the last, undivided step of a checkpoint is made to find at
                                   most; 0: 256. Smaller: for tests */
     /* Files only: */
-    uint64_t zero_ahead_bytes; /* kept written ahead of the allocator, 0: 256 MiB */
-    bool no_zero_ahead;        /* for measurements: writes meet unwritten blocks */
+    uint64_t zero_ahead_bytes;  /* kept written ahead of the allocator, 0: 256 MiB */
+    bool no_zero_ahead;         /* for measurements: writes meet unwritten blocks */
+    uint64_t scrub_bytes_per_s; /* in the background, 0: no scrub */
     bool repair; /* by store_repair(): a log that does not fit is cut off there, and closing does
                     not make the store exact */
 };
@@ -254,7 +255,17 @@ struct store_stats {
 };
 void store_stats(const struct store *s, struct store_stats *ret);
 
-/* Reads and verifies the next few objects; *ret_bytes read, findings are logged and counted; wraps.
- */
+/* Reads and verifies what comes next, about `bytes` of it, as it lies on disk: superblock, arrays,
+ * maps, metas, data. *ret_bytes read, *ret_errors found, each of which is logged; ends early at the
+ * end of a pass, and the next call begins another one. Structure that is good in memory is written
+ * anew; bad data waits for the layer above, which gets -EUCLEAN when it reads. */
 fiber_fn int store_scrub_step(struct store *s, uint64_t bytes, uint64_t *ret_bytes,
                               uint64_t *ret_errors);
+/* Of all scrubbing since the store was opened. */
+struct store_scrub_info {
+    uint64_t rate; /* bytes per second in the background, 0: none */
+    uint64_t passes, bytes, objects;
+    uint64_t errors, mended; /* findings; of them structure that was good in memory */
+    char last[160];          /* the last finding, "" none */
+};
+void store_scrub_info(const struct store *s, struct store_scrub_info *ret);

@@ -107,6 +107,18 @@ struct ahead {
     struct waitq wait;
 };
 
+/* Where the scrub is, and what it found (scrub.c, scrubber.c). */
+struct scrub {
+    unsigned tree, level; /* of the arrays, until tree is TREE_COUNT */
+    uint32_t page;
+    uint32_t slot; /* then of the objects */
+    uint64_t at;   /* byte of its data */
+    uint64_t own_reads, seen;
+    bool idle; /* the fiber waits for something to read */
+    struct waitq wait;
+    struct store_scrub_info info;
+};
+
 enum store_mode { STORE_SERVING, STORE_CLOSING };
 
 struct store {
@@ -154,7 +166,7 @@ struct store {
     unsigned ckpt_last_items; /* how many the last step of a checkpoint should find at most */
     struct waitq ckpt_wait, ckpt_step, ckpt_done;
 
-    uint32_t scrub_slot;
+    struct scrub scrub;
     struct store_stats stats;
     char problem[256]; /* the last thing found wrong, for store_check() */
     bool repair;       /* store_open_options.repair */
@@ -285,6 +297,18 @@ uint32_t ahead_unreachable(const struct store *s);
 uint32_t ahead_frontier(const struct store *s);
 /* Makes a bounded store have room for a checkpoint, as far as it can. */
 fiber_fn int ahead_at_open(struct store *s);
+
+/* --- scrub.c, scrubber.c --- */
+/* Reads the next part into a buffer of scrub_buffer_new(). */
+fiber_fn int scrub_next(struct store *s, uint8_t *buffer);
+uint8_t *scrub_buffer_new(void);
+fiber_fn void scrub_main(void *arg); /* fiber, with a rate */
+/* There are changes: wakes the fiber if it found nothing before. */
+static inline void scrub_changed(struct store *s)
+{
+    if (s->scrub.idle)
+        waitq_wake_all(&s->scrub.wait);
+}
 
 /* --- superblock.c --- */
 /* Writes `next` to both copies with new generations, flushed, and makes it s->super. The caller

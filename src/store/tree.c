@@ -80,17 +80,22 @@ static bool is_dirty(const struct tree_level *level, uint32_t i)
     return level->dirty[i / WORD_BITS] >> (i % WORD_BITS) & 1;
 }
 
+void tree_mark_level(struct tree *t, unsigned l, uint32_t i)
+{
+    for (; l < t->height; l++) {
+        struct tree_level *level = &t->levels[l];
+        ASSERT(i < level->count);
+        if (is_dirty(level, i))
+            return; /* T3 */
+        level->dirty[i / WORD_BITS] |= 1ull << (i % WORD_BITS);
+        level->dirty_count++;
+        i /= TREE_FANOUT;
+    }
+}
+
 void tree_mark(struct tree *t, uint32_t page)
 {
-    for (unsigned l = 0; l < t->height; l++) {
-        struct tree_level *level = &t->levels[l];
-        ASSERT(page < level->count);
-        if (is_dirty(level, page))
-            return; /* T3 */
-        level->dirty[page / WORD_BITS] |= 1ull << (page % WORD_BITS);
-        level->dirty_count++;
-        page /= TREE_FANOUT;
-    }
+    tree_mark_level(t, 0, page);
 }
 
 void tree_set_clean(struct tree *t, unsigned l, uint32_t i)

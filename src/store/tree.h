@@ -30,6 +30,8 @@ void tree_done(struct tree *t);
 int tree_resize(struct tree *t, uint32_t page_count);
 /* Page has changed; it must be addressable. */
 void tree_mark(struct tree *t, uint32_t page);
+/* The same for entry i of a level, a table if it is not 0: it is to be written elsewhere. */
+void tree_mark_level(struct tree *t, unsigned level, uint32_t i);
 /* The entry is as on disk, or about to be; all dirty ones below it must be so first (T3). */
 void tree_set_clean(struct tree *t, unsigned level, uint32_t i);
 /* First dirty entry of a level at or after `from`. False: none. */

@@ -209,8 +209,11 @@ struct peer_info {
     uint64_t size_bytes, used_bytes, free_bytes, data_bytes, shared_bytes, object_count,
         tombstone_count;
     uint64_t dying_count, ref_batches_pending, checksum_errors, rss_bytes, uptime_ns;
+    uint64_t record_bytes, pending_bytes, unreachable_bytes, reserve_bytes, log_bytes;
+    uint64_t scrub_rate, scrub_passes, scrub_bytes, scrub_objects, scrub_errors, scrub_mended;
     bool inexact;
     int failed;
+    char scrub_last[160]; /* the last finding, "" none */
 };
 void peer_info_encode(const struct peer_info *i, struct enc *e);
 int peer_info_decode(const void *p, size_t length, struct peer_info *ret);

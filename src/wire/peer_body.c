@@ -241,19 +241,23 @@ int peer_settle_decode(const void *p, size_t length, struct peer_settle *ret)
     return r;
 }
 
-#define INFO_NUMBER_COUNT 12
+#define INFO_NUMBER_COUNT 23
 
 void peer_info_encode(const struct peer_info *i, struct enc *e)
 {
     const uint64_t numbers[INFO_NUMBER_COUNT] = {
-        i->size_bytes,          i->used_bytes,      i->free_bytes,      i->data_bytes,
-        i->shared_bytes,        i->object_count,    i->tombstone_count, i->dying_count,
-        i->ref_batches_pending, i->checksum_errors, i->rss_bytes,       i->uptime_ns,
+        i->size_bytes,          i->used_bytes,      i->free_bytes,        i->data_bytes,
+        i->shared_bytes,        i->object_count,    i->tombstone_count,   i->dying_count,
+        i->ref_batches_pending, i->checksum_errors, i->rss_bytes,         i->uptime_ns,
+        i->record_bytes,        i->pending_bytes,   i->unreachable_bytes, i->reserve_bytes,
+        i->log_bytes,           i->scrub_rate,      i->scrub_passes,      i->scrub_bytes,
+        i->scrub_objects,       i->scrub_errors,    i->scrub_mended,
     };
     for (size_t n = 0; n < INFO_NUMBER_COUNT; n++)
         enc_u64(e, numbers[n]);
     enc_u8(e, i->inexact);
     enc_svarint(e, i->failed);
+    enc_str(e, i->scrub_last);
 }
 
 int peer_info_decode(const void *p, size_t length, struct peer_info *ret)
@@ -262,14 +266,18 @@ int peer_info_decode(const void *p, size_t length, struct peer_info *ret)
     dec_init(&d, p, length);
     struct peer_info i = {0};
     uint64_t *const numbers[INFO_NUMBER_COUNT] = {
-        &i.size_bytes,          &i.used_bytes,      &i.free_bytes,      &i.data_bytes,
-        &i.shared_bytes,        &i.object_count,    &i.tombstone_count, &i.dying_count,
-        &i.ref_batches_pending, &i.checksum_errors, &i.rss_bytes,       &i.uptime_ns,
+        &i.size_bytes,          &i.used_bytes,      &i.free_bytes,        &i.data_bytes,
+        &i.shared_bytes,        &i.object_count,    &i.tombstone_count,   &i.dying_count,
+        &i.ref_batches_pending, &i.checksum_errors, &i.rss_bytes,         &i.uptime_ns,
+        &i.record_bytes,        &i.pending_bytes,   &i.unreachable_bytes, &i.reserve_bytes,
+        &i.log_bytes,           &i.scrub_rate,      &i.scrub_passes,      &i.scrub_bytes,
+        &i.scrub_objects,       &i.scrub_errors,    &i.scrub_mended,
     };
     for (size_t n = 0; n < INFO_NUMBER_COUNT; n++)
         *numbers[n] = dec_u64(&d);
     i.inexact = dec_small(&d, 1);
     int64_t failed = dec_svarint(&d);
+    dec_str(&d, i.scrub_last, sizeof(i.scrub_last));
     int r = dec_finish(&d);
     if (r == 0 && (failed > 0 || failed < -4095))
         r = -EBADMSG;

@@ -49,6 +49,13 @@ def test_every_sheep_answers_for_the_cluster(shared):
         info = shared.dog_json("cluster", "info", sheep=sheep)
         assert (info["nodes"], info["nodes_live"], info["nodes_missing"], info["copies"]) == (3, 3, [], 3)
         assert info["size_bytes"] > info["free_bytes"] > 0
+        for node in shared.dog_json("node", "info", sheep=sheep)["nodes"]:
+            parts = ("data", "record", "pending", "unreachable", "reserve", "free")
+            assert node["size_bytes"] == sum(node[part + "_bytes"] for part in parts)
+            assert node["used_bytes"] == node["data_bytes"] + node["record_bytes"]
+            assert (node["scrub_rate"], node["scrub_errors"], node["scrub_last"]) == (8 * MIB, 0, "")
+    said = shared.dog("node", "info").stdout
+    assert "Records" in said and "passes" in said
     gone(shared, "same")
 
 

@@ -161,6 +161,8 @@ def test_stores_that_are_none(shared):
     sheep_fails(["format", os.path.join(folder, "s"), "--size", "8T"], "no room.*sparse")
     assert not os.path.exists(os.path.join(folder, "s"))
     sheep_fails(["format"], codes=(64,))
+    for rate in ("fast", "-1", "8M/s", ""):
+        sheep_fails(["run", os.path.join(folder, "s"), "--scrub-rate", rate], "scrub-rate", codes=(64,))
     sheep_fails(["explode"], codes=(1, 2, 64))
 
 

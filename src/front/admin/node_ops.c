@@ -81,6 +81,18 @@ static fiber_fn void add_space(struct admin_call *call, json_t *node, uint16_t n
     admin_set_u64(node, "checksum_errors", info.checksum_errors);
     admin_set_u64(node, "rss_bytes", info.rss_bytes);
     admin_set_u64(node, "uptime_seconds", info.uptime_ns / NS_PER_S);
+    admin_set_u64(node, "record_bytes", info.record_bytes);
+    admin_set_u64(node, "pending_bytes", info.pending_bytes);
+    admin_set_u64(node, "unreachable_bytes", info.unreachable_bytes);
+    admin_set_u64(node, "reserve_bytes", info.reserve_bytes);
+    admin_set_u64(node, "log_bytes", info.log_bytes);
+    admin_set_u64(node, "scrub_rate", info.scrub_rate);
+    admin_set_u64(node, "scrub_passes", info.scrub_passes);
+    admin_set_u64(node, "scrub_bytes", info.scrub_bytes);
+    admin_set_u64(node, "scrub_objects", info.scrub_objects);
+    admin_set_u64(node, "scrub_errors", info.scrub_errors);
+    admin_set_u64(node, "scrub_mended", info.scrub_mended);
+    admin_set_string(node, "scrub_last", info.scrub_last);
     admin_set_bool(node, "inexact", info.inexact);
     admin_set_string(node, "failed", info.failed ? err_text(info.failed) : "");
 }

@@ -28,7 +28,8 @@ void fixture_run(uint64_t size, enum disk_durability durability, void (*body)(st
 fiber_fn void fixture_open(struct fixture *f)
 {
     struct store_open_options options = {.cache_bytes = f->cache_bytes,
-                                         .zero_ahead_bytes = f->zero_ahead_bytes};
+                                         .zero_ahead_bytes = f->zero_ahead_bytes,
+                                         .scrub_bytes_per_s = f->scrub_rate};
 
     assert_int_equal(store_open(f->rt, "disk", &options, &f->s), 0);
 }

@@ -18,7 +18,7 @@ struct fixture {
     struct rt *rt;
     struct store *s;
     void (*body)(struct fixture *f);
-    uint64_t cache_bytes, zero_ahead_bytes;
+    uint64_t cache_bytes, zero_ahead_bytes, scrub_rate;
     char findings[8][256];
     unsigned finding_count;
     bool ran;

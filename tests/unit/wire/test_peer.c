@@ -267,8 +267,13 @@ static int decode_settle(const void *p, size_t length)
 
 static void encode_info(struct enc *e)
 {
-    const struct peer_info i = {
-        .size_bytes = 1, .uptime_ns = 12, .dying_count = 8, .inexact = true, .failed = -EIO};
+    const struct peer_info i = {.size_bytes = 1,
+                                .uptime_ns = 12,
+                                .dying_count = 8,
+                                .inexact = true,
+                                .failed = -EIO,
+                                .scrub_mended = 23,
+                                .scrub_last = "rot"};
     peer_info_encode(&i, e);
 }
 
@@ -278,7 +283,7 @@ static int decode_info(const void *p, size_t length)
     int r = peer_info_decode(p, length, &i);
     return r < 0 ? r
            : i.size_bytes == 1 && i.uptime_ns == 12 && i.dying_count == 8 && i.inexact &&
-                   i.failed == -EIO
+                   i.failed == -EIO && i.scrub_mended == 23 && strcmp(i.scrub_last, "rot") == 0
                ? 0
                : 1;
 }
