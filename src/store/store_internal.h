@@ -328,7 +328,8 @@ fiber_fn int replay_log(struct store *s);
 
 /* --- blocks.c --- */
 /* Reads many structure blocks with several requests in flight, checks each against its pointer
- * (L1), and calls fn with its content. Stops at the first error. */
+ * (L1), and calls fn with its content, in the order of the blocks on disk. Stops at the first
+ * error. */
 struct block_want {
     struct block_ptr ptr;
     unsigned type;
