@@ -28,6 +28,7 @@
 #define PASSES_MAX  16u
 #define PACE_STEPS  8u /* K5 */
 #define PACE_NS_MAX (4 * NS_PER_MS)
+#define REST_NS_MAX (5 * NS_PER_MS)
 
 /* --- estimates --- */
 
@@ -98,6 +99,17 @@ enum haste {
     RUSH, /* writes it after the last step: there is little, and soon even less if we are quick */
 };
 
+/* Writes what is queued. Requests get half of the disk's time, unless somebody waits for the end.
+ */
+static fiber_fn int carry_out(struct ckpt *ck)
+{
+    struct store *s = ck->s;
+    bool hurry = ck->pressing || s->mode == STORE_CLOSING || !waitq_empty(&s->ckpt_done) ||
+                 !waitq_empty(&s->space_wait);
+
+    return writes_carry_out(&ck->writes, s->disk, hurry ? 0 : REST_NS_MAX);
+}
+
 static fiber_fn int breathe(struct ckpt *ck, enum haste haste)
 {
     struct store *s = ck->s;
@@ -106,7 +118,7 @@ static fiber_fn int breathe(struct ckpt *ck, enum haste haste)
     ck->steps++;
     waitq_wake_all(&s->ckpt_step);
     if (haste == CALM && ck->writes.count >= s->ckpt_last_items / 2)
-        r = writes_carry_out(&ck->writes, s->disk);
+        r = carry_out(ck);
     else if (fiber_sleep(s->rt, 0) < 0) /* a yield would not let the loop look at the disk */
         fiber_yield();                  /* the process is stopping */
     return r == 0 && s->failed ? -ECANCELED : r;
@@ -243,7 +255,7 @@ fiber_fn int ckpt_write(struct store *s)
         r = store_check_twice(s);
     if (r == 0) {
         what = "writing a checkpoint";
-        r = writes_carry_out(&ck.writes, s->disk);
+        r = carry_out(&ck);
     }
     if (r == 0)
         r = store_flush_disk(s);

@@ -173,7 +173,7 @@ static void sort(struct writes *w)
         qsort(w->queue, w->count, sizeof(struct write_entry *), compare_entries);
 }
 
-fiber_fn int writes_carry_out(struct writes *w, struct disk *disk)
+fiber_fn int writes_carry_out(struct writes *w, struct disk *disk, uint64_t rest_ns_max)
 {
     struct run_io *ios = malloc(RUNS_AT_ONCE * sizeof(*ios));
     size_t at = 0;
@@ -183,6 +183,7 @@ fiber_fn int writes_carry_out(struct writes *w, struct disk *disk)
         return -ENOMEM;
     sort(w);
     while (r == 0 && at < w->count) {
+        uint64_t start = clock_now(disk->rt), rest;
         struct wgroup group;
         unsigned n = 0;
         wgroup_init(&group);
@@ -194,6 +195,9 @@ fiber_fn int writes_carry_out(struct writes *w, struct disk *disk)
         wgroup_wait(&group);
         for (unsigned i = 0; r == 0 && i < n; i++)
             r = ios[i].io.result;
+        rest = MIN(clock_now(disk->rt) - start, rest_ns_max);
+        if (r == 0 && rest > 0)
+            (void)fiber_sleep(disk->rt, rest); /* shorter when the process is stopping */
     }
     free(ios);
     if (r == 0) {

@@ -41,5 +41,6 @@ int writes_add_page(struct writes *w, uint32_t block, uint8_t **ret);
 int writes_put_leaf(struct writes *w, uint32_t block, struct leaf *l);
 /* The leaf is going to change or to go: its data is the entry's from now on. */
 void writes_take_data(struct leaf *l);
-/* Writes everything that is here. Nothing may be added meanwhile. 0 or the first error. */
-fiber_fn int writes_carry_out(struct writes *w, struct disk *disk);
+/* Writes everything that is here, and after every few writes leaves the disk to others for as long
+ * as those took, at most rest_ns_max. Nothing may be added meanwhile. 0 or the first error. */
+fiber_fn int writes_carry_out(struct writes *w, struct disk *disk, uint64_t rest_ns_max);
