@@ -2,8 +2,9 @@
 /*
  * Not a test: a large sparse store with very many objects, one stage per process; bench/scale runs
  * them and makes the table. Each stage prints lines "name value".
- *   bench_scale PATH OBJECTS create GIB | open | write SECONDS DEPTH | crash | read SECONDS DEPTH |
- *                            fragment MIB
+ *   bench_scale PATH OBJECTS create GIB | open | write SECONDS DEPTH | crash 0 DEPTH |
+ *                            read SECONDS DEPTH | fragment MIB
+ * SCALE_NO_ZERO_AHEAD in the environment: the store does not write the file ahead of itself.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -258,7 +259,8 @@ static fiber_fn void do_open(struct bench *b)
     double before = resident_bytes(), after;
     uint64_t start = clock_now(b->rt);
     struct store_usage usage;
-    int r = store_open(b->rt, b->path, NULL, &b->s);
+    struct store_open_options options = {.no_zero_ahead = getenv("SCALE_NO_ZERO_AHEAD") != NULL};
+    int r = store_open(b->rt, b->path, &options, &b->s);
 
     if (r < 0)
         die("open", r);
@@ -318,6 +320,12 @@ static void crash_op(struct bench *b, uint8_t *buffer, uint64_t x)
         b->bytes = stats.checkpoint_passes;
 }
 
+static fiber_fn void do_crash(struct bench *b)
+{
+    b->io_bytes = STORE_BLOCK;
+    (void)run(b, 3600, 0, (unsigned)b->b, crash_op);
+}
+
 static fiber_fn void do_read(struct bench *b)
 {
     double seconds;
@@ -369,7 +377,7 @@ static void bench_fiber(void *arg)
     else if (strcmp(b->stage, "write") == 0)
         do_write(b);
     else if (strcmp(b->stage, "crash") == 0)
-        (void)run(b, 3600, 0, 32, crash_op);
+        do_crash(b);
     else if (strcmp(b->stage, "read") == 0)
         do_read(b);
     else if (strcmp(b->stage, "fragment") == 0)
