@@ -62,7 +62,7 @@ static int entry_set(struct store *s, struct leaf_ref *ref, unsigned i, struct b
 static int run_set(struct store *s, struct onode *o, const struct record_run *run,
                    const uint8_t *crcs, enum apply_mode mode)
 {
-    int r = onode_grow(o, (run->start + run->count - 1) / LEAF_ENTRIES + 1);
+    int r = onode_grow(&s->index, o, (run->start + run->count - 1) / LEAF_ENTRIES + 1);
 
     for (uint32_t k = 0; r == 0 && k < run->count; k++) {
         unsigned index = (run->start + k) / LEAF_ENTRIES, i = (run->start + k) % LEAF_ENTRIES;
@@ -127,20 +127,19 @@ static int drop_meta(struct store *s, struct onode *o)
 {
     int r = 0;
 
-    if (o->meta_length > SLOT_META_INLINE)
+    if (o->e->meta_length > SLOT_META_INLINE)
         r = leaf_drop(s, o, LEAF_META);
     if (r < 0)
         return r; /* its block in memory still refers to it */
-    free(o->meta);
-    o->meta = NULL;
-    o->meta_length = 0;
+    onode_meta_drop(&s->index, o);
+    o->e->meta_length = 0;
     return 0;
 }
 
 /* The object gets all blocks of the source, each with one user more. */
 static int share_all(struct store *s, struct onode *o, struct onode *source)
 {
-    int r = onode_grow(o, source->leaf_count);
+    int r = onode_grow(&s->index, o, source->leaf_count);
 
     o->damaged = o->damaged || source->damaged; /* only while replaying */
     for (unsigned k = 0; r == 0 && k < source->leaf_count; k++) {
@@ -166,23 +165,36 @@ static int share_all(struct store *s, struct onode *o, struct onode *source)
     return r;
 }
 
+/* Its caller (replay: apply_prepare()) holds it, loaded. */
+static struct onode *held(struct store *s, const struct oid *oid)
+{
+    const struct entry *e = onode_entry(&s->index, oid);
+    struct onode *o = e != NULL ? onode_of(&s->index, e) : NULL;
+
+    ASSERT(o != NULL && o->busy != NULL && o->loaded);
+    return o;
+}
+
+static bool is_live(struct store *s, const struct oid *oid)
+{
+    const struct entry *e = onode_entry(&s->index, oid);
+
+    return e != NULL && e->state == ONODE_LIVE;
+}
+
 static int apply_change(struct store *s, const struct record *rec, enum apply_mode mode)
 {
-    struct onode *o = onode_hold(&s->index, &rec->oid), *source = NULL;
+    struct onode *o = held(s, &rec->oid);
     const uint8_t *crcs = rec->crcs;
-    int r;
+    int r = onode_set(&s->index, o, ONODE_LIVE, rec->next);
 
-    if (o == NULL)
-        return -ENOMEM;
-    r = onode_set(&s->index, o, ONODE_LIVE, rec->next);
     if (r == 0 && rec->replace)
         r = drop_all_blocks(s, o);
     if (r == 0 && rec->has_source) {
-        source = onode_find(&s->index, &rec->source);
-        if (source == NULL || source->state != ONODE_LIVE || source == o || o->leaf_count > 0)
+        if (!is_live(s, &rec->source) || oid_equal(&rec->source, &rec->oid) || o->leaf_count > 0)
             r = -EUCLEAN;
         else
-            r = share_all(s, o, source);
+            r = share_all(s, o, held(s, &rec->source));
     }
     for (unsigned i = 0; r == 0 && i < rec->punch_count; i++) {
         struct record_run run = record_punch_get(rec, i);
@@ -193,36 +205,36 @@ static int apply_change(struct store *s, const struct record *rec, enum apply_mo
         r = run_set(s, o, &run, crcs, mode);
         crcs += (size_t)run.count * 4;
     }
-    onode_release(&s->index, o);
+    onode_sum(o);
     return r;
 }
 
 static int apply_remove(struct store *s, const struct record *rec)
 {
-    struct onode *o = onode_find(&s->index, &rec->oid);
+    struct onode *o;
     int r;
 
-    if (o == NULL || o->state != ONODE_LIVE)
+    if (!is_live(s, &rec->oid))
         return 0;
-    if (onode_hold_found(&s->index, o) == NULL)
-        return -ENOMEM;
+    o = held(s, &rec->oid);
     r = drop_all_blocks(s, o);
     if (r == 0)
         r = drop_meta(s, o);
+    onode_sum(o);
     if (r == 0)
         r = onode_set(&s->index, o, rec->next.value ? ONODE_TOMBSTONE : ONODE_ABSENT, rec->next);
-    onode_release(&s->index, o);
     return r;
 }
 
 static int apply_meta(struct store *s, const struct record *rec)
 {
-    struct onode *o = onode_find(&s->index, &rec->oid);
+    struct onode *o;
     int r;
 
-    if (o == NULL || o->state != ONODE_LIVE)
+    if (!is_live(s, &rec->oid))
         return -EUCLEAN;
-    if (rec->meta_length > SLOT_META_INLINE && o->meta_length > SLOT_META_INLINE) {
+    o = held(s, &rec->oid);
+    if (rec->meta_length > SLOT_META_INLINE && o->e->meta_length > SLOT_META_INLINE) {
         /* Stays in a block of its own; its content may not be in memory, and is not needed. */
         if (o->meta->ref.mem == NULL || o->meta->ref.mem->state == LEAF_LOADING)
             r = leaf_drop(s, o, LEAF_META);
@@ -231,14 +243,11 @@ static int apply_meta(struct store *s, const struct record *rec)
     } else {
         r = drop_meta(s, o);
     }
-    if (r == 0 && rec->meta_length > 0 && o->meta == NULL) {
-        o->meta = calloc(1, sizeof(*o->meta));
-        if (o->meta == NULL)
-            r = -ENOMEM;
-    }
+    if (r == 0 && rec->meta_length > 0)
+        r = onode_meta_make(&s->index, o);
     if (r < 0)
         return r;
-    o->meta_length = rec->meta_length;
+    o->e->meta_length = rec->meta_length;
     if (rec->meta_length > SLOT_META_INLINE) {
         struct leaf *l = leaf_change(s, o, LEAF_META);
         if (l == NULL)
@@ -255,28 +264,18 @@ static int apply_meta(struct store *s, const struct record *rec)
 
 int apply_settle(struct store *s, struct vid vid, struct version stable)
 {
-    struct vid_list *l = onode_vid_list(&s->index, vid);
-    struct onode *o, *tmp;
-    size_t left = l != NULL ? l->count : 0;
+    const struct vid_list *l = onode_vid_list(&s->index, vid);
+    uint32_t n = l != NULL ? l->first : ENTRY_NONE;
+    int r = 0;
 
-    if (l == NULL)
-        return 0;
-    list_for_each_safe (o, tmp, &l->onodes, vid_link) {
-        bool last = --left == 0; /* removing the last one frees the list */
-        if (o->state == ONODE_TOMBSTONE && o->version.value <= stable.value) {
-            if (onode_hold_found(&s->index, o) == NULL)
-                return -ENOMEM;
-            onode_set(&s->index, o, ONODE_ABSENT, (struct version){0});
-            if (o->busy->state == ONODE_TOMBSTONE && o->busy->version.value <= stable.value) {
-                o->busy->state = ONODE_ABSENT;
-                o->busy->version.value = 0;
-            }
-            onode_release(&s->index, o);
-        }
-        if (last)
-            break;
+    while (r == 0 && n != ENTRY_NONE) { /* with the last one the list goes, too */
+        const struct entry *e = entry_at(&s->index.entries, n);
+        uint32_t next = e->vid_next;
+        if (e->state == ONODE_TOMBSTONE && e->version.value <= stable.value)
+            r = onode_settle(&s->index, n, stable);
+        n = next;
     }
-    return 0;
+    return r;
 }
 
 int apply_record(struct store *s, const struct record *rec, enum apply_mode mode)
@@ -330,34 +329,53 @@ static fiber_fn int prepare_run(struct store *s, struct onode *o, const struct r
     return 0;
 }
 
-static fiber_fn int prepare_leaves(struct store *s, const struct record *rec)
+static fiber_fn int prepare_ranges(struct store *s, struct onode *o, const struct record *rec)
 {
-    struct onode *o = onode_find(&s->index, &rec->oid);
     int r = 0;
 
-    if (rec->type != RECORD_CHANGE && rec->type != RECORD_REMOVE)
-        return 0;
-    if (rec->has_source) {
-        struct onode *source = onode_find(&s->index, &rec->source);
-        if (source != NULL)
-            r = prepare_object(s, source);
-    }
-    if (r == 0 && o != NULL && (rec->type == RECORD_REMOVE || rec->replace))
-        return prepare_object(s, o);
-    for (unsigned i = 0; r == 0 && o != NULL && i < rec->punch_count; i++) {
+    for (unsigned i = 0; r == 0 && i < rec->punch_count; i++) {
         struct record_run run = record_punch_get(rec, i);
         r = prepare_run(s, o, &run);
     }
-    for (unsigned i = 0; r == 0 && o != NULL && i < rec->run_count; i++) {
+    for (unsigned i = 0; r == 0 && i < rec->run_count; i++) {
         struct record_run run = record_run_get(rec, i);
         r = prepare_run(s, o, &run);
     }
     return r;
 }
 
-fiber_fn int apply_prepare(struct store *s, const struct record *rec)
+static fiber_fn int hold(struct store *s, const struct oid *oid, struct onode **ret)
 {
-    int r = prepare_leaves(s, rec);
+    *ret = onode_hold(&s->index, oid);
+    return *ret != NULL ? onode_load(s, *ret) : -ENOMEM;
+}
 
+fiber_fn int apply_prepare(struct store *s, const struct record *rec, struct apply_hold *ret)
+{
+    int r;
+
+    *ret = (struct apply_hold){NULL, NULL};
+    if (rec->type == RECORD_SETTLE)
+        return 0;
+    r = hold(s, &rec->oid, &ret->o);
+    if (r == 0 && rec->has_source) {
+        r = hold(s, &rec->source, &ret->source);
+        if (r == 0)
+            r = prepare_object(s, ret->source);
+    }
+    if (r < 0 || rec->type == RECORD_META)
+        return r;
+    if (rec->type == RECORD_REMOVE || rec->replace)
+        r = prepare_object(s, ret->o);
+    if (r == 0 && rec->type == RECORD_CHANGE)
+        r = prepare_ranges(s, ret->o, rec);
     return r == 0 ? sharing_prepare_record(s, rec) : r;
+}
+
+void apply_release(struct store *s, const struct apply_hold *h)
+{
+    if (h->source != NULL)
+        onode_release(&s->index, h->source);
+    if (h->o != NULL)
+        onode_release(&s->index, h->o);
 }

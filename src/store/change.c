@@ -122,7 +122,7 @@ static fiber_fn int merge_read(struct store *s, struct onode *base, struct plan_
     if (r == 0 && crc32c(0, g->data, STORE_BLOCK) != p.crc) {
         s->stats.checksum_errors++;
         store_problem(s, p.block, "checksum error in object %s at byte %llu",
-                      oid_format(&base->oid, name), (unsigned long long)g->start * STORE_BLOCK);
+                      oid_format(&base->e->oid, name), (unsigned long long)g->start * STORE_BLOCK);
         r = -EUCLEAN;
     }
     return r;
@@ -136,7 +136,7 @@ static fiber_fn int merge_all(struct store *s, struct change *ch)
 
     if (has_old)
         r = commit_wait_number(s, base->busy->last_commit); /* H2 */
-    has_old = has_old && base->state == ONODE_LIVE;
+    has_old = has_old && base->e->state == ONODE_LIVE;
     for (uint32_t i = 0; r == 0 && i < ch->plan.segment_count; i++) {
         struct plan_segment *g = &ch->plan.segments[i];
         bool hole = true;
@@ -156,11 +156,14 @@ static fiber_fn int merge_all(struct store *s, struct change *ch)
 
 static fiber_fn int prepare_source(struct store *s, struct change *ch)
 {
-    struct onode *source = onode_find(&s->index, &ch->c->source);
+    uint32_t slot = entry_find(&s->index.entries, &ch->c->source);
+    struct onode *source;
+    int r;
 
-    if (source == NULL || source == ch->o)
+    if (slot == ENTRY_NONE || slot == ch->o->slot)
         return -ENOENT;
-    if (onode_hold_found(&s->index, source) == NULL)
+    source = onode_hold_slot(&s->index, slot);
+    if (source == NULL)
         return -ENOMEM;
     ch->source = source;
     if (source->busy->state != ONODE_LIVE)
@@ -173,14 +176,15 @@ static fiber_fn int prepare_source(struct store *s, struct change *ch)
         if (source->busy->state != ONODE_LIVE)
             return -ENOENT;
     }
-    return source->damaged ? -EUCLEAN : 0;
+    r = onode_load(s, source);
+    return r == 0 && source->damaged ? -EUCLEAN : r;
 }
 
 static fiber_fn int prepare(struct store *s, struct change *ch)
 {
-    int r = 0;
+    int r = onode_is_ready(ch->o) ? 0 : onode_load(s, ch->o);
 
-    if (ch->c->kind == STORE_CLONE)
+    if (r == 0 && ch->c->kind == STORE_CLONE)
         r = prepare_source(s, ch);
     if (r == 0)
         r = load_leaves(s, ch);

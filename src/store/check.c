@@ -89,7 +89,7 @@ static fiber_fn void check_data_run(struct checking *c, const struct onode *o, c
         finding(c, "offset %llu: %s, object %s at byte %llu",
                 (unsigned long long)(block + k) * STORE_BLOCK,
                 r < 0 ? "data cannot be read" : "data does not match its checksum",
-                oid_format(&o->oid, name),
+                oid_format(&o->e->oid, name),
                 ((unsigned long long)leaf_index * LEAF_ENTRIES + i + k) * STORE_BLOCK);
     }
 }
@@ -121,7 +121,8 @@ static fiber_fn void check_leaf_content(struct checking *c, struct onode *o, uns
     }
     if (used != ref->used || end != ref->end)
         finding(c, "object %s: its record says %u blocks up to %u, its map %u %u has %u up to %u",
-                oid_format(&o->oid, name), ref->used, ref->end, index, ref->ptr.block, used, end);
+                oid_format(&o->e->oid, name), ref->used, ref->end, index, ref->ptr.block, used,
+                end);
 }
 
 static fiber_fn void check_leaf(struct checking *c, struct onode *o, unsigned index)
@@ -136,32 +137,52 @@ static fiber_fn void check_leaf(struct checking *c, struct onode *o, unsigned in
     c->s->problem[0] = '\0';
     r = leaf_load(c->s, o, index, &l, &suspended); /* nobody else is there */
     if (r < 0)
-        finding(c, "object %s: %s", oid_format(&o->oid, name),
+        finding(c, "object %s: %s", oid_format(&o->e->oid, name),
                 c->s->problem[0] != '\0' ? c->s->problem : err_text(r));
     else if (l == NULL && ref->used > 0)
-        finding(c, "object %s: map %u is missing", oid_format(&o->oid, name), index);
+        finding(c, "object %s: map %u is missing", oid_format(&o->e->oid, name), index);
     else if (l != NULL && index != LEAF_META)
         check_leaf_content(c, o, index);
 }
 
-static fiber_fn void check_objects(struct checking *c)
+static fiber_fn void check_object(struct checking *c, struct onode *o)
+{
+    char name[OID_TEXT_SIZE];
+    int r;
+
+    c->s->problem[0] = '\0';
+    r = onode_load(c->s, o);
+    if (r < 0) {
+        finding(c, "object %s: %s", oid_format(&o->e->oid, name),
+                c->s->problem[0] != '\0' ? c->s->problem : err_text(r));
+        return;
+    }
+    for (unsigned k = 0; k < o->leaf_count; k++)
+        check_leaf(c, o, k);
+    if (o->e->meta_length > SLOT_META_INLINE)
+        check_leaf(c, o, LEAF_META);
+    own_structure(c, o->indirect.block, "an object map index");
+    if (o->damaged)
+        finding(c, "object %s: part of its map is lost", oid_format(&o->e->oid, name));
+}
+
+static fiber_fn int check_objects(struct checking *c)
 {
     struct onode_index *x = &c->s->index;
 
-    for (uint32_t i = 0; i < x->slot_count; i++) {
-        struct onode *o = x->slots[i];
-        char name[OID_TEXT_SIZE];
-        if (o == NULL)
+    for (uint32_t i = 0; i < entry_slot_count(&x->entries); i++) {
+        const struct entry *e = entry_at(&x->entries, i);
+        struct onode *o;
+        if (e == NULL || e->state != ONODE_LIVE)
             continue;
-        for (unsigned k = 0; k < o->leaf_count; k++)
-            check_leaf(c, o, k);
-        if (o->meta_length > SLOT_META_INLINE)
-            check_leaf(c, o, LEAF_META);
-        own_structure(c, o->indirect.block, "an object map index");
-        if (o->damaged)
-            finding(c, "object %s: part of its map is lost", oid_format(&o->oid, name));
+        o = onode_hold_slot(x, i);
+        if (o == NULL)
+            return -ENOMEM;
+        check_object(c, o);
+        onode_release(x, o);
         leaf_cache_shrink(c->s);
     }
+    return 0;
 }
 
 /* The share counts of a page's worth of blocks. False: they cannot be read, which is reported. */
@@ -219,6 +240,7 @@ static fiber_fn void check_super_copies(struct checking *c)
 static fiber_fn int check_opened(struct checking *c)
 {
     struct store *s = c->s;
+    int r;
 
     c->owners = calloc(s->space.count, sizeof(*c->owners));
     c->buffer = aligned_alloc(STORE_BLOCK, (size_t)READ_BLOCKS * STORE_BLOCK);
@@ -232,7 +254,9 @@ static fiber_fn int check_opened(struct checking *c)
     own_tree(c, &s->share.tree, "a page of share counts");
     for (size_t i = 0; i < s->stale.count; i++)
         own_structure(c, s->stale.v[i], "a structure block of the last checkpoint");
-    check_objects(c);
+    r = check_objects(c);
+    if (r < 0)
+        return r;
     check_owners(c);
     c->result.object_count = s->index.object_count;
     c->result.tombstone_count = s->index.tombstone_count;

@@ -38,6 +38,7 @@ uint64_t ckpt_need(const struct store *s)
         s->cache.dirty_count + tree_dirty_count(&s->index.tree) + tree_dirty_count(&s->share.tree);
     uint64_t bitmap = 0;
 
+    n += s->index.late.count;
     n += s->cache.dirty_count / SLOT_LEAVES; /* indirect blocks of large objects */
     for (unsigned l = 0; l < s->bitmap.height; l++)
         bitmap += s->bitmap.levels[l].count;
@@ -47,7 +48,7 @@ uint64_t ckpt_need(const struct store *s)
 /* What the last step would have to take, but for the tables. */
 static uint64_t items_left(const struct store *s)
 {
-    uint64_t n = s->cache.dirty_count + s->stale.count;
+    uint64_t n = s->cache.dirty_count + s->stale.count + s->index.late.count;
 
     if (s->index.tree.height > 0)
         n += s->index.tree.levels[0].dirty_count;
@@ -165,6 +166,8 @@ static fiber_fn int pass(struct ckpt *ck, enum haste haste)
     int r = pass_leaves(ck, haste);
 
     if (r == 0)
+        r = index_prepare(ck->s);
+    if (r == 0)
         r = pass_pages(ck, &ck->s->index.tree, haste);
     if (r == 0)
         r = pass_pages(ck, &ck->s->share.tree, haste);
@@ -194,7 +197,7 @@ fiber_fn void ckpt_pace(struct store *s)
     uint64_t end = 0, steps = 0;
 
     while (s->ckpt != NULL && s->ckpt->passing && s->failed == 0 &&
-           (s->ckpt->pressing || s->cache.dirty_count > s->cache.count_max / 4 * 3)) {
+           (s->ckpt->pressing || cache_dirty_bytes(s) > s->cache.bytes_max / 4 * 3)) {
         uint64_t now = clock_now(s->rt);
         if (end == 0) {
             end = now + PACE_NS_MAX;
@@ -213,11 +216,14 @@ static fiber_fn int take(struct ckpt *ck)
     struct step step;
     int r = snapshot_init(ck);
 
+    ck->s->index.epoch++;
     if (r == 0 && ckpt_need(ck->s) > space_usable(&ck->s->space))
         r = -ENOSPC;
     ck->passing = true;
     if (r == 0)
         r = passes(ck);
+    if (r == 0)
+        r = index_prepare(ck->s);
     ck->passing = false;
     waitq_wake_all(&ck->s->ckpt_step);
     if (r < 0)

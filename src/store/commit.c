@@ -425,18 +425,13 @@ static fiber_fn int log_wait_space(struct store *s, uint32_t blocks)
 /* However large the ring: an open after a crash reads and applies what was logged since. */
 #define LOG_REPLAY_BLOCKS 65536u /* 256 MiB */
 
-/* Is half of the cache in pages that must stay until a checkpoint? */
-static bool cache_is_dirty(const struct store *s)
-{
-    return s->cache.dirty_count + s->share.tree.levels[0].dirty_count > s->cache.count_max / 2;
-}
-
 static void checkpoint_if_due(struct store *s)
 {
     if (s->ckpt != NULL)
         return; /* what it gives back is not counted yet */
     /* The last: a checkpoint needs free blocks before it gives others back. */
-    if (log_used(s) > MIN(s->super.log_count / 2, LOG_REPLAY_BLOCKS) || cache_is_dirty(s) ||
+    if (log_used(s) > MIN(s->super.log_count / 2, LOG_REPLAY_BLOCKS) ||
+        cache_dirty_bytes(s) > s->cache.bytes_max / 2 ||
         (space_usable(&s->space) < 2 * s->reserve && ckpt_need(s) > space_usable(&s->space) / 2))
         ckpt_want(s);
 }
@@ -477,8 +472,8 @@ static fiber_fn void commit_one(struct store *s)
     else
         r = commit_give_up(s, c);
     if (r == 0) {
-        r = sharing_prepare(s, c); /* its blocks are pending still (N2) */
-        if (r == 0)
+        r = sharing_prepare(s, c);    /* its blocks are pending still (N2) */
+        if (r == 0 && s->failed == 0) /* else its callers are gone, and what it needs with them */
             r = commit_apply(s, c);
         if (r < 0)
             store_fail(s, r, "applying a commit");

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cache of leaves and meta blocks: loading, making them changeable, eviction. */
+/*
+ * The cache of leaves and meta blocks: loading, making them changeable; and what goes when the
+ * cache is over its budget: onodes and index pages beyond a quarter of it each, leaves, then the
+ * rest of them. Leaves are in the order of their last use, the others go round: what was used since
+ * the last look stays.
+ */
 #define LOG_MODULE "store"
 #include "base/err.h"
 #include "base/log.h"
@@ -7,7 +12,8 @@
 #include "store/writes.h"
 
 #define CACHE_BYTES_DEFAULT (16u << 20)
-#define CACHE_LEAVES_MIN    16u /* enough to go on; what is in use at the moment stays anyway */
+#define CACHE_BYTES_MIN     (4 * STORE_BLOCK) /* what is in use at the moment stays anyway */
+#define TRIES               64u               /* those in use are soon not */
 
 void leaf_cache_init(struct leaf_cache *c, uint64_t bytes)
 {
@@ -15,8 +21,7 @@ void leaf_cache_init(struct leaf_cache *c, uint64_t bytes)
     list_init(&c->clean);
     list_init(&c->dirty);
     waitq_init(&c->loads);
-    c->count_max = (bytes != 0 ? bytes : CACHE_BYTES_DEFAULT) / STORE_BLOCK;
-    c->count_max = MAX(c->count_max, (size_t)CACHE_LEAVES_MIN);
+    c->bytes_max = MAX(bytes != 0 ? bytes : CACHE_BYTES_DEFAULT, (uint64_t)CACHE_BYTES_MIN);
 }
 
 struct leaf_ref *leaf_ref_of(struct onode *o, unsigned index)
@@ -77,24 +82,106 @@ static bool leaf_evictable(const struct leaf *l)
     return l->onode->busy == NULL && l->write == NULL;
 }
 
-void leaf_cache_shrink(struct store *s)
+static void leaves_shrink(struct store *s)
 {
-    struct leaf_cache *c = &s->cache;
     struct leaf *l, *tmp;
-    unsigned tries = 64; /* those in use are soon not */
+    unsigned tries = TRIES;
 
-    if (c->count + s->share.loaded <= c->count_max)
-        return;
-    /* Share counts leave room to leaves, but for a quarter. */
-    share_shrink(&s->share, MAX(c->count_max / 4, c->count_max - MIN(c->count_max, c->count)));
-    list_for_each_safe (l, tmp, &c->clean, link) {
-        if (c->count + s->share.loaded <= c->count_max || tries-- == 0)
+    list_for_each_safe (l, tmp, &s->cache.clean, link) {
+        if (cache_bytes(s) <= s->cache.bytes_max || tries-- == 0)
             return;
         if (!leaf_evictable(l))
             continue;
         leaf_ref_of(l->onode, l->index)->mem = NULL;
         leaf_free(s, l);
     }
+}
+
+static bool is_being_written(const struct store *s, const struct index_page *p)
+{
+    return s->ckpt != NULL && p != NULL && p->epoch == s->index.epoch; /* I2 */
+}
+
+/* O5 */
+static bool onode_evictable(const struct store *s, const struct onode *o)
+{
+    uint32_t page = o->slot / SLOTS_PER_PAGE;
+
+    if (o->busy != NULL || onode_page_is_dirty(&s->index, page) ||
+        (o->meta != NULL && o->meta->ref.mem != NULL) ||
+        (o->indirect.block != 0 && is_being_written(s, onode_page_find(&s->index, page))))
+        return false;
+    for (unsigned i = 0; i < o->leaf_count; i++) {
+        if (o->refs[i].mem != NULL)
+            return false;
+    }
+    return true;
+}
+
+static void onodes_shrink(struct store *s, size_t bytes)
+{
+    struct onode_index *x = &s->index;
+
+    for (unsigned i = 0; i < TRIES; i++) {
+        struct onode *o;
+        if (cache_bytes(s) <= s->cache.bytes_max || x->onode_bytes <= bytes)
+            return;
+        o = list_first(&x->onodes, struct onode, link);
+        if (!o->touched && onode_evictable(s, o)) {
+            onode_drop(x, o);
+            continue;
+        }
+        o->touched = false;
+        list_remove(&o->link);
+        list_push_back(&x->onodes, &o->link);
+    }
+}
+
+/* I1, I2 */
+static bool page_evictable(const struct store *s, const struct index_page *p)
+{
+    return p->pins == 0 && !p->loading && !onode_page_is_dirty(&s->index, p->number) &&
+           !is_being_written(s, p);
+}
+
+static void pages_shrink(struct store *s, size_t bytes)
+{
+    struct onode_index *x = &s->index;
+
+    for (unsigned i = 0; i < TRIES; i++) {
+        struct index_page *p;
+        if (cache_bytes(s) <= s->cache.bytes_max || x->page_count * STORE_BLOCK <= bytes)
+            return;
+        p = list_first(&x->pages, struct index_page, link);
+        if (!p->touched && page_evictable(s, p)) {
+            onode_page_drop(x, p);
+            continue;
+        }
+        p->touched = false;
+        list_remove(&p->link);
+        list_push_back(&x->pages, &p->link);
+    }
+}
+
+static void shares_shrink(struct store *s, size_t bytes)
+{
+    size_t others = cache_bytes(s) - (size_t)s->share.loaded * STORE_BLOCK;
+    size_t room = s->cache.bytes_max - MIN(s->cache.bytes_max, others);
+
+    share_shrink(&s->share, MAX(bytes, room) / STORE_BLOCK);
+}
+
+void leaf_cache_shrink(struct store *s)
+{
+    if (cache_bytes(s) <= s->cache.bytes_max)
+        return;
+    onodes_shrink(s, s->cache.bytes_max / 4);
+    pages_shrink(s, s->cache.bytes_max / 4);
+    shares_shrink(s, s->cache.bytes_max / 4);
+    leaves_shrink(s);
+    onodes_shrink(s, 0);
+    pages_shrink(s, 0);
+    shares_shrink(s, 0);
 }
 
 /* What freeing and sharing rely on: the blocks of a map exist and are in use, as many as its record
@@ -263,12 +350,13 @@ int leaf_replace_damaged(struct store *s, struct onode *o, unsigned index)
     ASSERT(ref->mem == NULL);
     log_warn("%s: the map of object %s from %u MiB on is lost; its blocks stay allocated until a "
              "repair",
-             s->disk->name, oid_format(&o->oid, name), index * 2);
+             s->disk->name, oid_format(&o->e->oid, name), index * 2);
     r = u32vec_push(&s->stale, ref->ptr.block);
     if (r < 0)
         return r;
     *ref = (struct leaf_ref){0};
     o->damaged = true;
+    onode_sum(o);
     onode_mark(&s->index, o);
     return 0;
 }

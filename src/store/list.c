@@ -5,20 +5,20 @@
 
 void store_stat(struct store *s, const struct oid *oid, struct store_stat *ret)
 {
-    const struct onode *o = onode_find(&s->index, oid);
+    const struct entry *e = onode_entry(&s->index, oid);
 
     *ret = (struct store_stat){0};
-    if (o == NULL || o->state == ONODE_ABSENT)
+    if (e == NULL || e->state == ONODE_ABSENT)
         return;
-    if (o->state == ONODE_TOMBSTONE) {
-        ret->tombstone = o->version;
+    if (e->state == ONODE_TOMBSTONE) {
+        ret->tombstone = e->version;
         return;
     }
-    ret->version = o->version;
-    ret->meta_version = o->meta_version;
-    ret->meta_length = o->meta_length;
-    ret->block_count = onode_block_count(o);
-    ret->end = onode_end(o) * STORE_BLOCK;
+    ret->version = e->version;
+    ret->meta_version = e->meta_version;
+    ret->meta_length = e->meta_length;
+    ret->block_count = e->block_count;
+    ret->end = (uint32_t)e->end * STORE_BLOCK;
 }
 
 struct listing {
@@ -27,13 +27,13 @@ struct listing {
     size_t count, capacity;
 };
 
-static int listing_add(struct listing *l, const struct onode *o)
+static int listing_add(struct listing *l, const struct entry *e)
 {
     const struct store_filter *f = l->filter;
 
-    if (o->state == ONODE_ABSENT || o->version.value <= f->above.value)
+    if (e->state == ONODE_ABSENT || e->version.value <= f->above.value)
         return 0;
-    if ((f->by_vid && o->oid.vid != f->vid.value) || (f->by_group && o->oid.group != f->group))
+    if ((f->by_vid && e->oid.vid != f->vid.value) || (f->by_group && e->oid.group != f->group))
         return 0;
     if (l->count == l->capacity) {
         size_t capacity = l->capacity * 2 + 64;
@@ -44,10 +44,10 @@ static int listing_add(struct listing *l, const struct onode *o)
         l->capacity = capacity;
     }
     l->entries[l->count++] = (struct store_entry){
-        .oid = o->oid,
-        .version = o->version,
-        .meta_version = o->meta_version,
-        .tombstone = o->state == ONODE_TOMBSTONE,
+        .oid = e->oid,
+        .version = e->version,
+        .meta_version = e->meta_version,
+        .tombstone = e->state == ONODE_TOMBSTONE,
     };
     return 0;
 }
@@ -55,32 +55,42 @@ static int listing_add(struct listing *l, const struct onode *o)
 static int list_vid(struct store *s, struct listing *out)
 {
     const struct vid_list *l = onode_vid_list(&s->index, out->filter->vid);
-    struct list *n;
+    uint32_t n = l != NULL ? l->last : ENTRY_NONE;
     int r = 0;
 
-    if (l == NULL)
-        return 0;
-    for (n = l->onodes.prev; r == 0 && n != &l->onodes; n = n->prev) {
-        const struct onode *o = list_entry(n, struct onode, vid_link);
-        if (l->ordered && o->version.value <= out->filter->above.value)
+    while (r == 0 && n != ENTRY_NONE) {
+        const struct entry *e = entry_at(&s->index.entries, n);
+        if (l->ordered && e->version.value <= out->filter->above.value)
             break; /* all before it are older */
-        r = listing_add(out, o);
+        r = listing_add(out, e);
+        n = e->vid_prev;
     }
     return r;
 }
 
 static int list_group(struct store *s, struct listing *out)
 {
-    struct group_head *g = &s->index.groups[out->filter->group];
-    const struct onode *o;
+    const struct entry_group *g = entry_group_find(&s->index.entries, out->filter->group);
     int r = 0;
 
-    if (g->onodes.next == NULL)
-        return 0;
-    list_for_each (o, &g->onodes, group_link) {
-        r = listing_add(out, o);
-        if (r < 0)
-            break;
+    for (uint32_t b = 0; g != NULL && r == 0 && b < g->bucket_count; b++) {
+        for (uint32_t n = g->buckets[b]; r == 0 && n != ENTRY_NONE;) {
+            const struct entry *e = entry_at(&s->index.entries, n);
+            r = listing_add(out, e);
+            n = e->hash_next;
+        }
+    }
+    return r;
+}
+
+static int list_all(struct store *s, struct listing *out)
+{
+    uint32_t count = entry_slot_count(&s->index.entries);
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        const struct entry *e = entry_at(&s->index.entries, i);
+        r = e != NULL ? listing_add(out, e) : 0;
     }
     return r;
 }
@@ -96,16 +106,14 @@ int store_list(struct store *s, const struct store_filter *filter, struct store_
                size_t *ret_count)
 {
     struct listing out = {.filter = filter};
-    struct hnode *n = NULL;
-    int r = 0;
+    int r;
 
     if (filter->by_vid)
         r = list_vid(s, &out);
     else if (filter->by_group)
         r = list_group(s, &out);
     else
-        while (r == 0 && (n = htable_iter(&s->index.by_oid, n)) != NULL)
-            r = listing_add(&out, container_of(n, struct onode, node));
+        r = list_all(s, &out);
     if (r < 0) {
         free(out.entries);
         return r;
@@ -119,7 +127,9 @@ int store_list(struct store *s, const struct store_filter *filter, struct store_
 
 uint64_t store_digest(const struct store *s, uint16_t group)
 {
-    return s->index.groups[group].digest;
+    const struct entry_group *g = entry_group_find(&s->index.entries, group);
+
+    return g != NULL ? g->digest : 0;
 }
 
 void store_usage(const struct store *s, struct store_usage *ret)
@@ -148,6 +158,7 @@ void store_usage(const struct store *s, struct store_usage *ret)
 void store_stats(const struct store *s, struct store_stats *ret)
 {
     *ret = s->stats;
+    ret->cached_bytes = cache_bytes(s);
 }
 
 void store_ids(const struct store *s, struct uuid *ret_store, struct uuid *ret_cluster)

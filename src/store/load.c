@@ -68,7 +68,8 @@ static int collect(const struct tree *t, unsigned level, struct wants *out)
 
 /* Reads tables from the root down, then hands all pages to fn (NULL: they are not read). */
 static fiber_fn int load_tree(struct store *s, struct tree *t, const struct tree_root *root,
-                              int (*fn)(void *arg, const struct block_want *w, const uint8_t *data))
+                              int (*fn)(void *arg, const struct block_want *w, const uint8_t *data),
+                              void *arg)
 {
     int r;
 
@@ -87,7 +88,7 @@ static fiber_fn int load_tree(struct store *s, struct tree *t, const struct tree
         if (r == 0 && l > 1)
             r = blocks_read(s, wants.v, wants.count, load_table, &loading);
         else if (r == 0 && fn != NULL)
-            r = blocks_read(s, wants.v, wants.count, fn, s);
+            r = blocks_read(s, wants.v, wants.count, fn, arg);
         free(wants.v);
     }
     return r;
@@ -101,73 +102,95 @@ static int load_bitmap_page(void *arg, const struct block_want *w, const uint8_t
     return space_page_set(&s->space, w->position, data);
 }
 
-static int check_ref(struct store *s, const struct leaf_ref *ref)
+static int check_ptr(struct store *s, struct block_ptr ptr)
 {
-    struct block_want w = {ref->ptr, PAGE_LEAF, 0, 0};
+    struct block_want w = {ptr, PAGE_LEAF, 0, 0};
 
-    if (ref->ptr.block == 0)
+    if (ptr.block == 0)
         return 0;
-    if (!space_covers(&s->space, ref->ptr.block)) {
-        store_problem(s, ref->ptr.block, "an object's map lies outside the store");
+    if (!space_covers(&s->space, ptr.block)) {
+        store_problem(s, ptr.block, "an object's map lies outside the store");
         return -EUCLEAN;
     }
     return note_structure(s, &w);
 }
 
+/* Adds a leaf to the sums of its object's entry. */
+static int add_leaf(struct store *s, struct entry *e, unsigned index, const struct slot_leaf *leaf)
+{
+    e->block_count = (uint16_t)(e->block_count + leaf->used);
+    if (leaf->used > 0)
+        e->end = (uint16_t)(index * LEAF_ENTRIES + leaf->end);
+    return check_ptr(s, leaf->ptr);
+}
+
+struct index_loading {
+    struct store *s;
+    struct wants indirect; /* tag: number of the slot */
+};
+
+static int load_slot(struct index_loading *l, const struct slot *slot, uint32_t number)
+{
+    struct store *s = l->s;
+    int r = onode_add(&s->index, slot, number);
+
+    if (r == 0 && (slot->flags & SLOT_INDIRECT)) {
+        struct block_want w = {slot->leaves[0].ptr, PAGE_INDIRECT, 0, number};
+        r = wants_add(&l->indirect, w);
+    }
+    for (unsigned i = 0; r == 0 && !(slot->flags & SLOT_INDIRECT) && i < slot->leaf_count; i++)
+        r = add_leaf(s, entry_at(&s->index.entries, number), i, &slot->leaves[i]);
+    if (r == 0 && slot->meta_length > 0)
+        r = check_ptr(s, slot->meta);
+    return r;
+}
+
 static int load_index_page(void *arg, const struct block_want *w, const uint8_t *data)
 {
-    struct store *s = arg;
-    int r = note_structure(s, w);
+    struct index_loading *l = arg;
+    int r = note_structure(l->s, w);
 
     for (uint32_t k = 0; r == 0 && k < SLOTS_PER_PAGE; k++) {
         struct slot slot;
-        struct onode *o;
         r = slot_decode(data + SLOT_SIZE * k, &slot);
-        if (r < 0 || slot.flags == 0)
-            continue;
-        r = onode_load(&s->index, &slot, w->position * SLOTS_PER_PAGE + k, &o);
-        for (unsigned i = 0; r == 0 && !(slot.flags & SLOT_INDIRECT) && i < o->leaf_count; i++)
-            r = check_ref(s, &o->refs[i]);
-        if (r == 0 && o->meta != NULL)
-            r = check_ref(s, &o->meta->ref);
+        if (r == 0 && slot.flags != 0)
+            r = load_slot(l, &slot, w->position * SLOTS_PER_PAGE + k);
     }
     if (r == -EUCLEAN)
-        store_problem(s, w->ptr.block, "impossible record in object index page %u", w->position);
+        store_problem(l->s, w->ptr.block, "impossible record in object index page %u", w->position);
     return r;
 }
 
 static int load_indirect_block(void *arg, const struct block_want *w, const uint8_t *data)
 {
     struct store *s = arg;
-    struct onode *o = s->index.slots[w->tag];
+    struct entry *e = entry_at(&s->index.entries, w->tag);
     int r = note_structure(s, w);
 
-    for (unsigned i = 0; r == 0 && i < o->leaf_count; i++) {
+    for (unsigned i = 0; r == 0 && i < OBJECT_LEAVES_MAX; i++) { /* zeros behind the last one */
         struct slot_leaf leaf;
         r = slot_leaf_decode(data + SLOT_LEAF_SIZE * i, &leaf);
-        if (r < 0)
-            break;
-        o->refs[i].ptr = leaf.ptr;
-        o->refs[i].used = leaf.used;
-        o->refs[i].end = leaf.end;
-        r = check_ref(s, &o->refs[i]);
+        if (r == 0)
+            r = add_leaf(s, e, i, &leaf);
     }
     return r;
 }
 
-static fiber_fn int load_indirect(struct store *s)
+static fiber_fn int load_index(struct store *s)
 {
-    struct wants wants = {0};
-    int r = 0;
+    struct index_loading l = {.s = s};
+    const struct tree_root *root = &s->super.trees[TREE_INDEX];
+    int r = root->page_count <= s->super.block_count ? 0 : -EUCLEAN;
 
-    for (uint32_t i = 0; r == 0 && i < s->index.slot_count; i++) {
-        const struct onode *o = s->index.slots[i];
-        if (o != NULL && o->leaf_count > SLOT_LEAVES)
-            r = wants_add(&wants, (struct block_want){o->indirect, PAGE_INDIRECT, 0, i});
-    }
     if (r == 0)
-        r = blocks_read(s, wants.v, wants.count, load_indirect_block, s);
-    free(wants.v);
+        r = entry_table_reserve(&s->index.entries, root->page_count);
+    if (r == 0)
+        r = onode_page_reserve(&s->index, root->page_count);
+    if (r == 0)
+        r = load_tree(s, &s->index.tree, root, load_index_page, &l);
+    if (r == 0)
+        r = blocks_read(s, l.indirect.v, l.indirect.count, load_indirect_block, s);
+    free(l.indirect.v);
     return r;
 }
 
@@ -177,16 +200,14 @@ fiber_fn int load_checkpoint(struct store *s)
     int r = tree_resize(&s->bitmap, s->space.page_count);
 
     if (r == 0)
-        r = load_tree(s, &s->bitmap, &roots[TREE_BITMAP], load_bitmap_page);
+        r = load_tree(s, &s->bitmap, &roots[TREE_BITMAP], load_bitmap_page, s);
     /* The bitmap's bits count as owned in space; that is what they are (A2). */
     if (r == 0)
-        r = load_tree(s, &s->share.tree, &roots[TREE_SHARE], NULL);
+        r = load_tree(s, &s->share.tree, &roots[TREE_SHARE], NULL, NULL);
     if (r == 0)
         r = sharing_count(s);
     if (r == 0)
-        r = load_tree(s, &s->index.tree, &roots[TREE_INDEX], load_index_page);
-    if (r == 0)
-        r = load_indirect(s);
+        r = load_index(s);
     if (r == -EUCLEAN && s->problem[0] == '\0')
         store_problem(s, s->super_slot, "the checkpoint is damaged");
     return r;

@@ -59,7 +59,7 @@ static void demand_meta(struct store *s, struct onode *o, const struct store_met
                m->remove && s->share.shared_blocks > 0
                    ? demand_share_pages(s, o, 0, OBJECT_BLOCKS_MAX)
                    : 0);
-    if (new_block && o->meta_length <= SLOT_META_INLINE)
+    if (new_block && o->e->meta_length <= SLOT_META_INLINE)
         d->kind = DEMAND_RECORD;
 }
 
@@ -85,7 +85,7 @@ static int batch_hold(struct store *s, struct batch *b, size_t *ret_bytes)
     return 0;
 }
 
-/* Lets everybody who prepares a change of one of the objects finish, and loads what removals need.
+/* Lets everybody who prepares a change of one of the objects finish, and loads what is needed.
  * *ret_clear: nobody was in the way, and nothing has happened since. */
 static fiber_fn int batch_settle(struct store *s, struct batch *b, bool *ret_clear)
 {
@@ -97,6 +97,12 @@ static fiber_fn int batch_settle(struct store *s, struct batch *b, bool *ret_cle
             fmutex_lock(&o->busy->prepare);
         }
         fmutex_unlock(&o->busy->prepare);
+        if (!onode_is_ready(o)) {
+            int r = onode_load(s, o);
+            *ret_clear = false;
+            if (r < 0)
+                return r;
+        }
         for (unsigned k = 0; b->changes[i].remove && k < o->leaf_count; k++) {
             const struct leaf_ref *ref = &o->refs[k];
             if (ref->mem != NULL ? ref->mem->state == LEAF_LOADING : ref->ptr.block != 0) {
@@ -196,13 +202,16 @@ static fiber_fn int do_meta_put(struct store *s, const struct oid *oid, uint64_t
     if (o == NULL)
         return -ENOMEM;
     fmutex_lock(&o->busy->prepare);
-    do {
+    r = onode_is_ready(o) ? 0 : onode_load(s, o);
+    while (r == 0 || r == -EAGAIN) {
         r = commit_room(s, RECORD_META_OVERHEAD + length);
         d = (struct demand){.kind = DEMAND_FREES};
         demand_meta(s, o, &m, &d);
         if (r == 0)
             r = admit_demand(s, &d);
-    } while (r == -EAGAIN);
+        if (r != -EAGAIN)
+            break;
+    }
     if (r == 0)
         r = judge(o->busy, &m);
     if (r == VERDICT_GO) {
@@ -226,33 +235,53 @@ fiber_fn int store_meta_put(struct store *s, const struct oid *oid, uint64_t met
     return store_leave(s, do_meta_put(s, oid, meta_version, meta, length));
 }
 
+/* The meta of o into buffer. -EAGAIN: something had to be loaded, look at the object again. */
+static fiber_fn int meta_copy(struct store *s, struct onode *o, void *buffer)
+{
+    struct leaf *l = NULL;
+    bool suspended = false;
+    int r;
+
+    if (o->e->meta_length <= SLOT_META_INLINE) {
+        memcpy(buffer, o->meta->data, o->e->meta_length);
+        return 0;
+    }
+    r = leaf_load(s, o, LEAF_META, &l, &suspended);
+    if (r < 0)
+        return r;
+    if (suspended)
+        return -EAGAIN;
+    memcpy(buffer, l->data, o->e->meta_length);
+    return 0;
+}
+
 static fiber_fn int do_meta_get(struct store *s, const struct oid *oid, void *buffer,
                                 size_t *ret_length, uint64_t *ret_meta_version)
 {
-    for (;;) {
-        struct onode *o = onode_find(&s->index, oid);
-        struct leaf *l = NULL;
-        bool suspended = false;
-        int r;
+    struct onode_reader reader = {NULL, false};
+    int r;
 
+    do {
+        const struct entry *e = onode_entry(&s->index, oid);
+        struct onode *o;
         if (s->failed)
-            return -EIO;
-        if (o == NULL || o->state != ONODE_LIVE)
-            return -ENOENT;
-        if (o->meta_length > SLOT_META_INLINE) {
-            r = leaf_load(s, o, LEAF_META, &l, &suspended);
-            if (r < 0)
-                return r;
-            if (suspended)
-                continue;
-            memcpy(buffer, l->data, o->meta_length);
-        } else if (o->meta_length > 0) {
-            memcpy(buffer, o->meta->data, o->meta_length);
+            r = -EIO;
+        else if (e == NULL || e->state != ONODE_LIVE)
+            r = -ENOENT;
+        else if (e->meta_length > 0)
+            r = onode_get(s, oid, &reader, &o);
+        else
+            r = 0;
+        if (r == 0 && e->meta_length > 0)
+            r = meta_copy(s, o, buffer);
+        if (r == 0) {
+            *ret_length = e->meta_length;
+            *ret_meta_version = e->meta_version;
         }
-        *ret_length = o->meta_length;
-        *ret_meta_version = o->meta_version;
-        return 0;
-    }
+        reader.again = r == -EAGAIN;
+    } while (reader.again);
+    onode_reader_end(s, &reader);
+    return r;
 }
 
 fiber_fn int store_meta_get(struct store *s, const struct oid *oid, void *buffer,

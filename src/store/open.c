@@ -178,11 +178,7 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     s->scrub.info.rate = options->scrub_bytes_per_s;
     ckpt_init(s, options->checkpoint_items);
     timer_init(&s->quiet, rt, commit_quiet);
-    if (onode_index_init(&s->index) < 0) {
-        onode_index_done(&s->index);
-        free(s);
-        return NULL;
-    }
+    onode_index_init(&s->index, &s->pages);
     return s;
 }
 

@@ -178,28 +178,26 @@ static fiber_fn int map_read_guarded(struct store *s, const struct oid *oid, uin
 static fiber_fn int read_blocks(struct store *s, const struct oid *oid, uint32_t first,
                                 uint32_t count, uint8_t *buffer, struct version *ret_version)
 {
+    struct onode_reader reader = {NULL, false};
+    struct onode *o;
     struct map m;
     int r = map_init(&m, count);
 
-    while (r == 0) {
-        struct onode *o = onode_find(&s->index, oid);
-        if (s->failed) {
-            r = -EIO;
-        } else if (o == NULL || o->state != ONODE_LIVE) {
-            memset(buffer, 0, (size_t)count * STORE_BLOCK);
-            *ret_version = (struct version){0};
-            r = -ENOENT;
-        } else {
+    if (r < 0)
+        return r;
+    do {
+        r = s->failed ? -EIO : onode_get(s, oid, &reader, &o);
+        if (r == 0)
             r = map_fill(s, o, first, &m);
-            if (r == 0) {
-                *ret_version = o->version;
-                r = map_read_guarded(s, oid, first, &m, buffer);
-                break;
-            }
-            if (r == -EAGAIN)
-                r = 0;
-        }
-    }
+        reader.again = r == -EAGAIN;
+    } while (reader.again);
+    if (r == -ENOENT)
+        memset(buffer, 0, (size_t)count * STORE_BLOCK);
+    if (r == 0)
+        *ret_version = o->e->version;
+    onode_reader_end(s, &reader);
+    if (r == 0)
+        r = map_read_guarded(s, oid, first, &m, buffer);
     map_done(&m);
     return r;
 }
@@ -241,9 +239,9 @@ static fiber_fn int do_read(struct store *s, const struct oid *oid, uint64_t off
 
     s->stats.reads++;
     if (b.count == 0) {
-        const struct onode *o = onode_find(&s->index, oid);
-        r = o != NULL && o->state == ONODE_LIVE ? 0 : -ENOENT;
-        version = r == 0 ? o->version : version;
+        const struct entry *e = onode_entry(&s->index, oid);
+        r = e != NULL && e->state == ONODE_LIVE ? 0 : -ENOENT;
+        version = r == 0 ? e->version : version;
     } else if (reads_in_place(&b, buffer)) {
         r = read_blocks(s, oid, b.first, b.count, buffer, &version);
     } else {
@@ -270,24 +268,27 @@ fiber_fn int store_read(struct store *s, const struct oid *oid, uint64_t offset,
 /* Takes the map of a whole object (m is initialised on success only). */
 static fiber_fn int map_object(struct store *s, const struct oid *oid, struct map *m)
 {
-    for (;;) {
-        struct onode *o = onode_find(&s->index, oid);
-        int r;
-        if (s->failed)
-            return -EIO;
-        if (o == NULL || o->state != ONODE_LIVE)
-            return -ENOENT;
-        if (o->damaged) /* also when nothing at all is left of its map */
-            return -EUCLEAN;
-        r = map_init(m, o->leaf_count * LEAF_ENTRIES);
-        if (r == 0 && m->count > 0) {
-            r = map_fill(s, o, 0, m);
-            if (r < 0)
-                map_done(m);
+    struct onode_reader reader = {NULL, false};
+    int r;
+
+    do {
+        struct onode *o;
+        bool init = false;
+        r = s->failed ? -EIO : onode_get(s, oid, &reader, &o);
+        if (r == 0 && o->damaged) /* also when nothing at all is left of its map */
+            r = -EUCLEAN;
+        if (r == 0) {
+            r = map_init(m, o->leaf_count * LEAF_ENTRIES);
+            init = r == 0;
         }
-        if (r != -EAGAIN)
-            return r;
-    }
+        if (r == 0 && m->count > 0)
+            r = map_fill(s, o, 0, m);
+        if (r < 0 && init)
+            map_done(m);
+        reader.again = r == -EAGAIN;
+    } while (reader.again);
+    onode_reader_end(s, &reader);
+    return r;
 }
 
 static fiber_fn int do_map(struct store *s, const struct oid *oid, uint64_t offset, uint64_t length,

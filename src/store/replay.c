@@ -46,12 +46,14 @@ static fiber_fn int apply_found(struct store *s, const struct log_commit *f)
 
     dec_init(&d, f->payload.data, f->payload.length);
     while (r == 0 && dec_left(&d) > 0) {
+        struct apply_hold hold = {NULL, NULL};
         struct record rec;
         r = record_take(&d, &rec);
         if (r == 0)
-            r = apply_prepare(s, &rec);
+            r = apply_prepare(s, &rec, &hold);
         if (r == 0)
             r = apply_record(s, &rec, APPLY_REPLAY);
+        apply_release(s, &hold);
     }
     if (r == 0)
         r = space_release(&s->space, &s->freed);

@@ -114,6 +114,8 @@ static bool is_known(const struct store *s, const struct tree *t, unsigned level
 {
     if (level == 0 && t->type == PAGE_SHARE)
         return s->share.pages[i] != NULL && s->share.pages[i]->data != NULL;
+    if (level == 0 && t->type == PAGE_INDEX)
+        return onode_page_may_change(&s->index, i);
     return true;
 }
 
@@ -207,7 +209,7 @@ static fiber_fn int scrub_maps(struct store *s, struct onode *o, uint8_t *buffer
         if (r == 0)
             r = await_checkpoint(s);
     }
-    if (r == 0 && o->meta_length > SLOT_META_INLINE)
+    if (r == 0 && o->e->meta_length > SLOT_META_INLINE)
         r = scrub_leaf(s, o, LEAF_META, buffer);
     if (r == 0)
         r = await_checkpoint(s);
@@ -226,14 +228,20 @@ static fiber_fn int scrub_maps(struct store *s, struct onode *o, uint8_t *buffer
     return r;
 }
 
-static fiber_fn int scrub_object_maps(struct store *s, const struct oid *oid, uint8_t *buffer)
+static fiber_fn int scrub_object_maps(struct store *s, uint32_t slot, uint8_t *buffer)
 {
-    struct onode *o = onode_find(&s->index, oid);
+    struct onode *o = onode_hold_slot(&s->index, slot);
     int r;
 
-    if (o == NULL || onode_hold_found(&s->index, o) == NULL)
-        return o == NULL ? 0 : -ENOMEM;
-    r = scrub_maps(s, o, buffer);
+    if (o == NULL)
+        return -ENOMEM;
+    r = onode_load(s, o);
+    if (r == 0) {
+        r = scrub_maps(s, o, buffer);
+    } else if (r == -EUCLEAN) {
+        note_error(s);
+        r = 0;
+    }
     onode_release(&s->index, o);
     return r;
 }
@@ -267,27 +275,27 @@ static fiber_fn int scrub_data(struct store *s, const struct oid *oid, uint8_t *
 static fiber_fn int scrub_next_object(struct store *s, uint8_t *buffer)
 {
     struct scrub *c = &s->scrub;
-    const struct onode *o = NULL;
+    const struct entry *e = NULL;
     struct oid oid;
     bool end = true;
     int r = 0;
 
-    while (c->slot < s->index.slot_count) {
-        o = s->index.slots[c->slot];
-        if (o != NULL && o->state == ONODE_LIVE)
+    while (c->slot < entry_slot_count(&s->index.entries)) {
+        e = entry_at(&s->index.entries, c->slot);
+        if (e != NULL && e->state == ONODE_LIVE)
             break;
         c->slot++;
         c->at = 0;
     }
-    if (c->slot >= s->index.slot_count) { /* the pass is over */
+    if (c->slot >= entry_slot_count(&s->index.entries)) { /* the pass is over */
         c->tree = c->level = c->page = c->slot = 0;
         c->at = 0;
         c->info.passes++;
         return 0;
     }
-    oid = o->oid;
+    oid = e->oid;
     if (c->at == 0)
-        r = scrub_object_maps(s, &oid, buffer);
+        r = scrub_object_maps(s, c->slot, buffer);
     if (r == 0)
         r = scrub_data(s, &oid, buffer, &end);
     if (end) {

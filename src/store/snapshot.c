@@ -143,8 +143,9 @@ static int take_indirects(struct ckpt *ck, uint32_t page)
     int r = 0;
 
     for (uint32_t i = page * SLOTS_PER_PAGE; r == 0 && i < (page + 1) * SLOTS_PER_PAGE; i++) {
-        if (i < x->slot_count && x->slots[i] != NULL)
-            r = take_indirect(ck, x->slots[i]);
+        struct onode *o = onode_at(x, i);
+        if (o != NULL)
+            r = take_indirect(ck, o);
     }
     return r;
 }
@@ -358,7 +359,7 @@ int snapshot_take_rest(struct ckpt *ck)
     struct store *s = ck->s;
     int r = take_objects(ck);
 
-    ASSERT(s->freed.count == 0);
+    ASSERT(s->freed.count == 0 && s->index.late.count == 0);
     if (r == 0)
         r = assign_all(ck, &s->index.tree);
     if (r == 0)

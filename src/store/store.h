@@ -252,6 +252,8 @@ struct store_stats {
     uint64_t checkpoint_passes; /* ahead of their last steps */
     /* the most that a checkpoint did without letting requests go on */
     uint64_t checkpoint_step_ns_max, checkpoint_step_items_max;
+    uint64_t record_loads; /* object records that were not in memory */
+    uint64_t cached_bytes; /* now: records, maps, index pages and share counts in memory */
 };
 void store_stats(const struct store *s, struct store_stats *ret);
 

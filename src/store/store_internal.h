@@ -46,7 +46,8 @@ struct leaf {
 
 struct leaf_cache {
     struct list clean, dirty;
-    size_t count, dirty_count, count_max;
+    size_t count, dirty_count;
+    size_t bytes_max; /* of leaves, onodes, index pages and share counts together */
     struct waitq loads;
 };
 
@@ -224,15 +225,51 @@ void leaf_free(struct store *s, struct leaf *l);
 /* Gives up a leaf that cannot be read, before the object is removed or replaced: its blocks are
  * lost until a repair, and until then the object is marked damaged and not readable. */
 int leaf_replace_damaged(struct store *s, struct onode *o, unsigned index);
+/* Drops what is clean and not in use while the cache is over its budget. */
 void leaf_cache_shrink(struct store *s);
+static inline size_t cache_bytes(const struct store *s)
+{
+    return (s->cache.count + s->index.page_count + s->share.loaded) * STORE_BLOCK +
+           s->index.onode_bytes;
+}
+/* What only a checkpoint makes droppable. */
+static inline size_t cache_dirty_bytes(const struct store *s)
+{
+    return (s->cache.dirty_count + s->index.tree.levels[0].dirty_count +
+            s->share.tree.levels[0].dirty_count) *
+           (size_t)STORE_BLOCK;
+}
+
+/* --- onode_page.c --- */
+/* Brings the onode's content into memory, and its index page, which stays while the onode is held:
+ * so a change of it can be applied. `o` is held. 0, -EUCLEAN, -EIO, -ENOMEM. */
+fiber_fn int onode_load(struct store *s, struct onode *o);
+/* What a reader holds, so that what it has loaded stays until it has all. */
+struct onode_reader {
+    struct onode *held;
+    bool again; /* something had to be loaded: this is not the first look */
+};
+/* The loaded onode of a live object. -ENOENT; -EAGAIN: it had to be loaded, and the state may have
+ * changed meanwhile: look again; or an error of onode_load(). */
+fiber_fn int onode_get(struct store *s, const struct oid *oid, struct onode_reader *reader,
+                       struct onode **ret);
+void onode_reader_end(struct store *s, struct onode_reader *reader);
+/* Before a checkpoint: reads and marks the pages that settles have changed. Afterwards index.late
+ * is empty until the caller suspends. */
+fiber_fn int index_prepare(struct store *s);
 
 /* --- apply.c --- */
-/* Applies one record to the committed state. Leaves concerned must be loaded. 0, -ENOMEM, -EUCLEAN
- * (impossible record; only while replaying). */
+/* Applies one record to the committed state. Onodes and leaves concerned are loaded and held. 0,
+ * -ENOMEM, -EUCLEAN (impossible record; only while replaying). */
 enum apply_mode { APPLY_RUNNING, APPLY_REPLAY };
 int apply_record(struct store *s, const struct record *rec, enum apply_mode mode);
-/* Loads what apply_record() will need, for replay. */
-fiber_fn int apply_prepare(struct store *s, const struct record *rec);
+/* For replay: holds and loads what apply_record() will need. To be ended by apply_release(), also
+ * after an error. */
+struct apply_hold {
+    struct onode *o, *source; /* NULL: none */
+};
+fiber_fn int apply_prepare(struct store *s, const struct record *rec, struct apply_hold *ret);
+void apply_release(struct store *s, const struct apply_hold *h);
 /* Drops tombstones of vid up to `stable`. */
 int apply_settle(struct store *s, struct vid vid, struct version stable);
 

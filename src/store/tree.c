@@ -98,6 +98,11 @@ void tree_mark(struct tree *t, uint32_t page)
     tree_mark_level(t, 0, page);
 }
 
+bool tree_is_dirty(const struct tree *t, unsigned l, uint32_t i)
+{
+    return is_dirty(&t->levels[l], i);
+}
+
 void tree_set_clean(struct tree *t, unsigned l, uint32_t i)
 {
     struct tree_level *level = &t->levels[l];

@@ -34,6 +34,7 @@ void tree_mark(struct tree *t, uint32_t page);
 void tree_mark_level(struct tree *t, unsigned level, uint32_t i);
 /* The entry is as on disk, or about to be; all dirty ones below it must be so first (T3). */
 void tree_set_clean(struct tree *t, unsigned level, uint32_t i);
+bool tree_is_dirty(const struct tree *t, unsigned level, uint32_t i);
 /* First dirty entry of a level at or after `from`. False: none. */
 bool tree_next_dirty(const struct tree *t, unsigned level, uint32_t from, uint32_t *ret);
 /* Dirty entries of all levels. */

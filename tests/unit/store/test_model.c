@@ -24,6 +24,7 @@ struct run {
     struct rt *rt;
     const char *path;
     uint64_t seed, size, log_bytes;
+    uint64_t cache_bytes; /* 0: by the seed */
     unsigned rounds, steps;
     struct worker_state workers[WORKERS];
     struct store *store;
@@ -86,7 +87,9 @@ static void run_fiber(void *arg)
     struct run *run = arg;
     struct store_format_options options = {.size = run->size, .log_bytes = run->log_bytes};
     struct store_open_options open_options = {
-        .cache_bytes = run->seed % 4 < 2 ? 1 << 20 : 64 << 10,
+        .cache_bytes = run->cache_bytes != 0 ? run->cache_bytes
+                       : run->seed % 4 < 2   ? 1 << 20
+                                             : 64 << 10,
         .checkpoint_items = run->seed % 2 ? 3 : 0,
     };
     int r = store_format(run->rt, run->path, &options, NULL, NULL);
@@ -132,7 +135,8 @@ static void run_done(struct run *run)
         fail_msg("%s", run->error);
 }
 
-static void run_in_sim(uint64_t seed, enum disk_durability durability, uint64_t size)
+static void run_in_sim(uint64_t seed, enum disk_durability durability, uint64_t size,
+                       uint64_t cache_bytes)
 {
     struct sim *sim = sim_new(seed);
     struct run run;
@@ -141,6 +145,7 @@ static void run_in_sim(uint64_t seed, enum disk_durability durability, uint64_t 
     run.rt = sim_node_new(sim, NULL);
     run.path = "disk";
     run.size = size;
+    run.cache_bytes = cache_bytes;
     assert_int_equal(sim_disk_new(sim, "disk", size, durability), 0);
     sim_do(sim, run.rt, run_fiber, &run);
     sim_free(sim);
@@ -151,7 +156,7 @@ static void test_sim_model(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 4; seed++)
-        run_in_sim(seed, (enum disk_durability)(seed % 3), 96 << 20);
+        run_in_sim(seed, (enum disk_durability)(seed % 3), 96 << 20, 0);
 }
 
 /* So small that ENOSPC happens all the time. */
@@ -159,7 +164,17 @@ static void test_sim_model_full(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 3; seed++)
-        run_in_sim(seed, DISK_WRITE_BACK, 8 << 20);
+        run_in_sim(seed, DISK_WRITE_BACK, 8 << 20, 0);
+}
+
+/* With the least cache, so that records, maps and index pages come and go all the time, and
+ * checkpoints with them. */
+static void test_sim_model_small_cache(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++)
+        run_in_sim(seed, (enum disk_durability)(seed % 3), 96 << 20, 1);
+    run_in_sim(4, DISK_WRITE_BACK, 8 << 20, 1);
 }
 
 static void test_uring_model(void **state)
@@ -186,6 +201,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sim_model),
         cmocka_unit_test(test_sim_model_full),
+        cmocka_unit_test(test_sim_model_small_cache),
         cmocka_unit_test(test_uring_model),
     };
 
