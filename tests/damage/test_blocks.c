@@ -128,8 +128,10 @@ static bool do_damage(void)
     }
     switch (now.damage) {
     case DAMAGE_FLIP:
-        /* of a superblock the part in use; its zeros are covered by its checksum, too */
-        p[hash_u64(now.block) % 128] ^= (uint8_t)(1u << now.block % 8);
+        /* in the part in use; of a log block in its first record */
+        p[world.classes[now.block] == BLOCK_LOG ? LOG_HEADER_SIZE + 20
+                                                : hash_u64(now.block) % 128] ^=
+            (uint8_t)(1u << now.block % 8);
         return true;
     case DAMAGE_ZERO:
         memset(p, 0, STORE_BLOCK);

@@ -349,6 +349,66 @@ static struct reopened damage_log(bool quiet, uint32_t block)
     return o;
 }
 
+/* --- older content of a log block --- */
+
+static void dropped_fiber(void *arg)
+{
+    struct logged *l = arg;
+    struct store_format_options options = {.log_bytes = 1 << 20};
+    struct fixture f = {.sim = l->sim, .rt = l->rt};
+
+    assert_int_equal(store_format(l->rt, "disk", &options, NULL, NULL), 0);
+    fixture_open(&f);
+    assert_int_equal(fixture_write(&f, A, STORE_PREV_NONE, ver(1, 1), 0, 4096, 0xe1), 0);
+    assert_int_equal(
+        fixture_write(&f, fixture_oid(1, 1), STORE_PREV_NONE, ver(1, 2), 0, 4096, 0xe2), 0);
+    sim_node_kill(l->sim, l->rt);
+}
+
+static void after_fiber(void *arg)
+{
+    struct logged *l = arg;
+    struct fixture f = {.sim = l->sim, .rt = l->rt};
+
+    fixture_open(&f);
+    assert_int_equal(fixture_read(&f, fixture_oid(1, 1), 0, 4096), -ENOENT); /* dropped */
+    for (uint32_t i = 2; i < 6; i++)
+        assert_int_equal(
+            fixture_write(&f, fixture_oid(1, i), STORE_PREV_NONE, ver(1, i + 1), 0, 4096, 1), 0);
+    fiber_sleep(l->rt, 3 * NS_PER_S);
+    sim_node_kill(l->sim, l->rt);
+}
+
+/* A commit was dropped as torn, another one written over it, and then that place shows the dropped
+ * one again: it fits what lies before it, and nothing behind it. */
+static void test_log_stale(void **state)
+{
+    struct logged l = {.sim = sim_new(5)};
+    struct reopened o = {0};
+    uint8_t *bytes, dropped[4096], data[4096];
+    const uint32_t block = 2 + 2; /* the commit at open, two writes */
+
+    (void)state;
+    l.rt = sim_node_new(l.sim, NULL);
+    assert_int_equal(sim_disk_new(l.sim, "disk", 16 << 20, DISK_WRITE_BACK), 0);
+    sim_do(l.sim, l.rt, dropped_fiber, &l);
+    bytes = sim_disk_bytes(l.sim, "disk");
+    memcpy(dropped, bytes + block * 4096, 4096);
+    memset(data, 0xe2, sizeof(data));
+    for (uint32_t b = 258; b < 4096; b++) {
+        if (memcmp(bytes + (size_t)b * 4096, data, 4096) == 0)
+            memset(bytes + (size_t)b * 4096, 0, 512);
+    }
+    sim_do(l.sim, l.rt, after_fiber, &l);
+    assert_memory_not_equal(bytes + block * 4096, dropped, 4096);
+    memcpy(bytes + block * 4096, dropped, 4096);
+    o.rt = l.rt;
+    sim_do(l.sim, l.rt, reopen_fiber, &o);
+    assert_int_equal(o.result, 0);
+    assert_true(o.inexact);
+    sim_free(l.sim);
+}
+
 static void test_log_damage(void **state)
 {
     (void)state;
@@ -423,6 +483,7 @@ int main(void)
         cmocka_unit_test(test_truncated),  cmocka_unit_test(test_rot),
         cmocka_unit_test(test_log_damage), cmocka_unit_test(test_flips),
         cmocka_unit_test(test_fuzz),       cmocka_unit_test(test_features),
+        cmocka_unit_test(test_log_stale),
     };
 
     log_level = LOG_ERROR;
