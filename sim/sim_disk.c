@@ -133,14 +133,21 @@ static void complete_write(struct sim_disk *d, struct write_record *w)
         flush_through(d, 0); /* only those written through that nothing older stands before */
 }
 
-enum fate { FATE_DROPPED, FATE_KEPT, FATE_TORN, FATE_MIXED };
+enum fate {
+    FATE_DROPPED,
+    FATE_KEPT,
+    FATE_TORN,
+    FATE_MIXED, /* each of the above, by chance */
+    FATE_LATER, /* the first ones are dropped, the others kept: the order of writing is for nothing
+                 */
+};
 
 /* Puts what survives of w over `target`, D3. */
 static void apply_fate(struct sim *s, uint8_t *target, const struct write_record *w, enum fate fate)
 {
     if (fate == FATE_MIXED)
         fate = (enum fate)(sim_random(s) % 3);
-    if (w->must_stay && w->sequence > 0)
+    if (fate == FATE_LATER || (w->must_stay && w->sequence > 0))
         fate = FATE_KEPT;
     for (uint64_t i = 0; i < w->length; i += SECTOR_SIZE) {
         if (fate == FATE_KEPT || (fate == FATE_TORN && sim_random(s) % 2))
@@ -150,7 +157,7 @@ static void apply_fate(struct sim *s, uint8_t *target, const struct write_record
 
 static enum fate random_fate(struct sim *s)
 {
-    static const enum fate fates[] = {FATE_DROPPED, FATE_KEPT, FATE_MIXED, FATE_MIXED};
+    static const enum fate fates[] = {FATE_DROPPED, FATE_KEPT, FATE_MIXED, FATE_MIXED, FATE_LATER};
     return fates[sim_random(s) % ARRAY_SIZE(fates)];
 }
 
@@ -168,8 +175,17 @@ static void revert(struct sim_disk *d, struct list *records)
 static void lose_unflushed(struct sim *s, struct sim_disk *d, enum fate fate)
 {
     struct write_record *w;
+    uint64_t count = 0, drop = 0;
     list_for_each (w, &d->unflushed, link)
-        apply_fate(s, d->durable, w, fate);
+        count++;
+    if (fate == FATE_LATER)
+        drop = sim_random_between(s, 0, count);
+    list_for_each (w, &d->unflushed, link) {
+        if (drop > 0 && !w->must_stay)
+            drop--;
+        else
+            apply_fate(s, d->durable, w, fate);
+    }
     revert(d, &d->unflushed);
     revert(d, &d->forgotten);
 }
