@@ -39,6 +39,8 @@ void sim_disk_fault(struct sim *s, const char *path, enum disk_op op, enum sim_f
  * is written or zeroed for the first time takes some (-ENOSPC when there is none), and a discarded
  * one gives it back. Called again it only changes the room. Before the disk is opened. */
 void sim_disk_sparse(struct sim *s, const char *path, uint64_t room);
+/* From now on the disk is a device with discards of `unit` bytes. Before it is opened. */
+void sim_disk_device(struct sim *s, const char *path, uint32_t unit);
 /* Blocks whose first write was a DISK_WRITE, not a DISK_ZERO. */
 uint64_t sim_disk_hole_writes(struct sim *s, const char *path);
 /* Operations of op's class since the disk was made. */

@@ -38,7 +38,8 @@ struct sim_disk {
     bool locked;              /* DISK_OPEN_EXCLUSIVE */
     uint64_t op_counts[CLASS_COUNT];
     struct fault_plan plans[CLASS_COUNT];
-    bool *backed; /* D5, per block; NULL: not sparse */
+    uint32_t discard_bytes; /* 0: a file */
+    bool *backed;           /* D5, per block; NULL: not sparse */
     uint64_t room, hole_writes;
 };
 
@@ -403,7 +404,8 @@ int sim_disk_open(struct rt *rt, const char *path, unsigned flags, uint64_t size
     o->base = (struct disk){.ops = &ops,
                             .rt = rt,
                             .size = d->size,
-                            .kind = DISK_FILE,
+                            .kind = d->discard_bytes > 0 ? DISK_DEVICE : DISK_FILE,
+                            .discard_bytes = d->discard_bytes,
                             .sparse = d->backed != NULL,
                             .durability = d->durability,
                             .name = name};
@@ -467,6 +469,13 @@ void sim_disk_sparse(struct sim *s, const char *path, uint64_t room)
         d->backed = calloc(d->size / DISK_BLOCK, sizeof(*d->backed));
     ASSERT(d->backed);
     d->room = room;
+}
+
+void sim_disk_device(struct sim *s, const char *path, uint32_t unit)
+{
+    struct sim_disk *d = find_disk(s, path);
+    ASSERT(d && unit % DISK_BLOCK == 0);
+    d->discard_bytes = unit;
 }
 
 uint64_t sim_disk_hole_writes(struct sim *s, const char *path)

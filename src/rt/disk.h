@@ -25,6 +25,7 @@ struct disk {
     struct rt *rt;
     uint64_t size; /* bytes, multiple of 4096 */
     enum disk_kind kind;
+    uint32_t discard_bytes; /* granularity of discards by a device; 0: it has none */
     bool sparse; /* a file with holes: writing to one may find its file system full (-ENOSPC) */
     enum disk_durability durability;
     char *name; /* path, for messages; owned by the disk */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sheep format and sheep check. */
+/* sheep format, sheep check and sheep trim. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -176,4 +176,33 @@ int sheep_check(const struct sheep_options *o)
     }
     json_decref(call.findings);
     return code;
+}
+
+/* --- trim --- */
+struct trim_call {
+    const struct sheep_options *options;
+    uint64_t bytes;
+    int result;
+};
+
+static fiber_fn void trim_main(struct rt *rt, void *arg)
+{
+    struct trim_call *call = arg;
+    call->result = store_trim(rt, call->options->path, STORE_TRIM_KEEPS, &call->bytes);
+}
+
+int sheep_trim(const struct sheep_options *o)
+{
+    struct trim_call call = {.options = o, .result = -EIO};
+    char text[HUMAN_SIZE];
+    int code = sheep_loop(trim_main, &call);
+    if (code != 0)
+        return code;
+    if (call.result < 0) {
+        log_error("%s could not be trimmed: %s%s", o->path, err_text(call.result),
+                  call.result == -EBUSY ? "; stop the sheep that serves it first" : "");
+        return SHEEP_STORE;
+    }
+    printf("%s: gave back %s\n", o->path, human_size(call.bytes, text));
+    return SHEEP_OK;
 }

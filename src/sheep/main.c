@@ -78,6 +78,9 @@ int main(int argc, char **argv)
     case SHEEP_CHECK:
         code = sheep_check(&o);
         break;
+    case SHEEP_TRIM:
+        code = sheep_trim(&o);
+        break;
     case SHEEP_HELP:
         sheep_help();
         break;

@@ -31,6 +31,7 @@ static const struct option_spec run_options[] = {
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"pidfile", 0, OPTION_TEXT, "FILE", "write the process id there while serving"},
     {"ports-file", 0, OPTION_TEXT, "FILE", "write the addresses there, as JSON, while serving"},
+    {"no-discard", 0, OPTION_FLAG, NULL, "do not give freed space back to the device"},
     {"unsafe-no-flush", 0, OPTION_FLAG, NULL, "do not wait for the disk: a power cut loses data"},
     {"help", 'h', OPTION_FLAG, NULL, "explain"},
     {"version", 0, OPTION_FLAG, NULL, "print the version"},
@@ -42,6 +43,11 @@ static const struct option_spec format_options[] = {
     {"sparse", 0, OPTION_FLAG, NULL, "a file takes space only when it is needed"},
     {"zero-all", 0, OPTION_FLAG, NULL, "write all of a file now, not while it is used"},
     {"log-size", 0, OPTION_TEXT, "SIZE", "of the log (by the store's size)"},
+    {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
+    {"help", 'h', OPTION_FLAG, NULL, "explain"},
+    {NULL},
+};
+static const struct option_spec trim_options[] = {
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"help", 'h', OPTION_FLAG, NULL, "explain"},
     {NULL},
@@ -67,16 +73,20 @@ static void print_options(const struct option_spec *o)
 
 void sheep_help(void)
 {
-    printf("sheep - the daemon of a Kelpie cluster: one for each disk\n\n"
-           "Usage: sheep format PATH [options]   make a store on a block device or in a file\n"
-           "       sheep run PATH [options]      serve it (also: sheep PATH)\n"
-           "       sheep check PATH [options]    prove it from disk alone\n\n"
-           "run:\n");
+    printf(
+        "sheep - the daemon of a Kelpie cluster: one for each disk\n\n"
+        "Usage: sheep format PATH [options]   make a store on a block device or in a file\n"
+        "       sheep run PATH [options]      serve it (also: sheep PATH)\n"
+        "       sheep check PATH [options]    prove it from disk alone\n"
+        "       sheep trim PATH               give its free space back (no sheep may serve it)\n\n"
+        "run:\n");
     print_options(run_options);
     printf("\nformat:\n");
     print_options(format_options);
     printf("\ncheck:\n");
     print_options(check_options);
+    printf("\ntrim:\n");
+    print_options(trim_options);
     printf("\nAn ADDRESS is HOST:PORT, tcp:HOST:PORT or unix:/path; port 0 takes a free one. Sizes "
            "take K M\n"
            "G T (1024). sheep runs in the foreground and logs to standard error; SIGTERM ends it "
@@ -169,6 +179,7 @@ static int take_run(const struct options *o, struct sheep_options *ret)
     take_text(o, "pidfile", &ret->pidfile);
     take_text(o, "ports-file", &ret->ports_file);
     ret->unsafe_no_flush = options_has(o, "unsafe-no-flush");
+    ret->no_discard = options_has(o, "no-discard");
     int r = take_weight(o, &ret->weight);
     if (r == 0)
         r = take_size(o, "cache", &ret->cache_bytes);
@@ -195,6 +206,7 @@ static const struct {
     {"run", SHEEP_RUN, run_options},
     {"format", SHEEP_FORMAT, format_options},
     {"check", SHEEP_CHECK, check_options},
+    {"trim", SHEEP_TRIM, trim_options},
 };
 
 /* Index into commands[] by the first word that is no option; run when it is a path. */

@@ -137,6 +137,7 @@ static fiber_fn int open_store(struct node *n)
     await_lock(n);
     struct store_open_options so = {.cache_bytes = o->cache_bytes / 2,
                                     .unsafe_no_flush = o->unsafe_no_flush,
+                                    .no_discard = o->no_discard,
                                     .scrub_bytes_per_s = o->scrub_rate};
     int r = store_open(n->rt, o->path, &so, &n->store);
     if (r < 0)

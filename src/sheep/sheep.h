@@ -22,7 +22,7 @@ struct sheep_options {
     uint32_t weight;                 /* 0: by size */
     uint64_t cache_bytes;
     uint64_t scrub_rate; /* bytes per second, 0: none */
-    bool unsafe_no_flush;
+    bool unsafe_no_flush, no_discard;
     /* format */
     uint64_t size, log_bytes; /* 0: left to the store */
     bool overwrite, sparse, zero_all;
@@ -30,7 +30,7 @@ struct sheep_options {
     bool data, json, repair;
 };
 
-enum sheep_command { SHEEP_RUN, SHEEP_FORMAT, SHEEP_CHECK, SHEEP_HELP, SHEEP_VERSION };
+enum sheep_command { SHEEP_RUN, SHEEP_FORMAT, SHEEP_CHECK, SHEEP_TRIM, SHEEP_HELP, SHEEP_VERSION };
 
 /* Reads the command line; sets log_level. 0 and *ret_command, or SHEEP_USAGE after a message. Text
  * is borrowed from argv. */
@@ -41,6 +41,7 @@ void sheep_help(void);
 int sheep_run(const struct sheep_options *o);
 int sheep_format(const struct sheep_options *o);
 int sheep_check(const struct sheep_options *o);
+int sheep_trim(const struct sheep_options *o);
 
 /* Runs main(arg) on a fiber of a new runtime until nothing is left. 0, or SHEEP_STORE after a
  * message. */

@@ -489,6 +489,7 @@ static fiber_fn void commit_one(struct store *s)
     checkpoint_if_due(s);
     ahead_if_due(s);
     scrub_changed(s);
+    discard_if_due(s);
     leaf_cache_shrink(s);
     if (!s->log.last_is_empty) {
         s->last_commit_ns = clock_now(s->rt);

@@ -58,8 +58,10 @@ static int init_parts(struct store *s, const struct store_open_options *options)
     uint32_t blocks = s->super.block_count - s->super.data_first;
     int r = space_init(&s->space, s->super.data_first, blocks);
 
-    if (r == 0)
+    if (r == 0) {
         ahead_init(s, options);
+        discard_init(s, options);
+    }
     s->scrub.slot = s->super.scrub_slot;
     s->scrub.tree = s->scrub.slot > 0 ? TREE_COUNT : 0; /* goes on among the objects */
     if (r == 0)
@@ -95,16 +97,14 @@ static int start_fibers(struct store *s)
     static const struct {
         const char *name;
         fiber_main *fn;
-    } mains[] = {{"commit", commit_main},
-                 {"pump", commit_pump},
-                 {"checkpoint", ckpt_main},
-                 {"ahead", ahead_main},
-                 {"scrub", scrub_main}};
+    } mains[] = {{"commit", commit_main}, {"pump", commit_pump}, {"checkpoint", ckpt_main},
+                 {"ahead", ahead_main},   {"scrub", scrub_main}, {"discard", discard_main}};
 
     for (size_t i = 0; i < ARRAY_SIZE(mains); i++) {
-        bool wanted = mains[i].fn == ahead_main   ? !s->ahead.off
-                      : mains[i].fn == scrub_main ? s->scrub.info.rate > 0
-                                                  : true;
+        bool wanted = mains[i].fn == ahead_main     ? !s->ahead.off
+                      : mains[i].fn == scrub_main   ? s->scrub.info.rate > 0
+                      : mains[i].fn == discard_main ? !s->discard.off
+                                                    : true;
         int r = wanted ? fiber_spawn(s->rt, mains[i].name, mains[i].fn, s) : 0;
         if (r < 0)
             return r;
@@ -123,6 +123,7 @@ static fiber_fn void stop_fibers(struct store *s)
     waitq_wake_all(&s->ckpt_wait);
     waitq_wake_all(&s->ahead.wait);
     waitq_wake_all(&s->scrub.wait);
+    waitq_wake_all(&s->discard.wait);
     wgroup_wait(&s->fibers);
     timer_cancel(&s->quiet); /* the committer's last commits may have armed it */
 }
@@ -175,6 +176,7 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     waitq_init(&s->ckpt_done);
     waitq_init(&s->ahead.wait);
     waitq_init(&s->scrub.wait);
+    waitq_init(&s->discard.wait);
     s->scrub.info.rate = options->scrub_bytes_per_s;
     ckpt_init(s, options->checkpoint_items);
     timer_init(&s->quiet, rt, commit_quiet);

@@ -26,6 +26,11 @@ static uint64_t word_valid(const struct space *sp, uint32_t w)
     return first >= sp->count ? 0 : (1ull << (sp->count - first)) - 1;
 }
 
+static size_t region_words(const struct space *sp)
+{
+    return ((uint64_t)sp->count / SPACE_REGION_BLOCKS + WORD_BITS) / WORD_BITS;
+}
+
 int space_init(struct space *sp, uint32_t first, uint32_t count)
 {
     *sp = (struct space){.first = first, .count = count};
@@ -37,7 +42,8 @@ int space_init(struct space *sp, uint32_t first, uint32_t count)
     sp->page_free = calloc(sp->page_count, sizeof(*sp->page_free));
     sp->page_empty_words = calloc(sp->page_count, sizeof(*sp->page_empty_words));
     sp->page_used = calloc(sp->page_count, sizeof(*sp->page_used));
-    if (!sp->bits || !sp->page_free || !sp->page_empty_words || !sp->page_used) {
+    sp->freed = calloc(region_words(sp), sizeof(*sp->freed));
+    if (!sp->freed || !sp->bits || !sp->page_free || !sp->page_empty_words || !sp->page_used) {
         space_done(sp);
         return -ENOMEM;
     }
@@ -68,6 +74,8 @@ void space_done(struct space *sp)
     free(sp->page_free);
     free(sp->page_empty_words);
     free(sp->page_used);
+    free(sp->freed);
+    sp->freed = NULL;
     sp->bits = NULL;
     sp->page_free = NULL;
     sp->page_empty_words = NULL;
@@ -113,14 +121,44 @@ void space_mark(struct space *sp, uint32_t block)
     index_mark(sp, block - sp->first);
 }
 
-void space_clear(struct space *sp, uint32_t block)
+void space_note_freed(struct space *sp, uint32_t index)
 {
-    uint32_t i = block - sp->first, p = i / BITMAP_PAGE_BITS;
+    uint32_t r = index / SPACE_REGION_BLOCKS;
+    uint64_t *w = &sp->freed[r / WORD_BITS], bit = 1ull << (r % WORD_BITS);
+
+    sp->freed_count += !(*w & bit);
+    *w |= bit;
+}
+
+void space_forget_freed(struct space *sp, uint32_t region)
+{
+    uint64_t *w = &sp->freed[region / WORD_BITS], bit = 1ull << (region % WORD_BITS);
+
+    sp->freed_count -= (*w & bit) != 0;
+    *w &= ~bit;
+}
+
+bool space_next_freed(const struct space *sp, uint32_t *region)
+{
+    for (size_t w = *region / WORD_BITS; sp->freed_count > 0 && w < region_words(sp); w++) {
+        uint64_t bits = sp->freed[w];
+        if (w == *region / WORD_BITS)
+            bits &= UINT64_MAX << (*region % WORD_BITS);
+        if (bits != 0) {
+            *region = (uint32_t)(w * WORD_BITS) + (uint32_t)__builtin_ctzll(bits);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void index_clear(struct space *sp, uint32_t i)
+{
+    uint32_t p = i / BITMAP_PAGE_BITS;
     uint64_t *w = &sp->bits[i / WORD_BITS];
 
-    ASSERT(space_covers(sp, block));
     if (index_free(sp, i)) {
-        sp->twice = block;
+        sp->twice = sp->first + i;
         return;
     }
     *w &= ~(1ull << (i % WORD_BITS));
@@ -132,6 +170,14 @@ void space_clear(struct space *sp, uint32_t block)
     sp->page_free[p]++;
     sp->free_count++;
     sp->ready += i < sp->frontier;
+}
+
+void space_clear(struct space *sp, uint32_t block)
+{
+    ASSERT(space_covers(sp, block));
+    index_clear(sp, block - sp->first);
+    if (sp->notes_freed)
+        space_note_freed(sp, block - sp->first);
 }
 
 uint32_t space_own(struct space *sp, uint32_t block)
@@ -366,9 +412,21 @@ bool space_hold_begin(struct space *sp, struct space_hold *h, uint32_t from, uin
 void space_hold_end(struct space *sp, struct space_hold *h)
 {
     for (uint32_t k = 0; k < h->count; k++)
-        space_clear(sp, h->start + k);
+        index_clear(sp, h->start - sp->first + k);
     sp->held_count -= h->count;
     list_remove(&h->link);
+}
+
+uint32_t space_ready_until(const struct space *sp, uint32_t want)
+{
+    uint32_t n = 0;
+
+    for (uint32_t w = 0; w < word_count(sp); w++) {
+        if (n >= want)
+            return MIN(w * WORD_BITS, sp->count);
+        n += WORD_BITS - (uint32_t)__builtin_popcountll(sp->bits[w]);
+    }
+    return sp->count;
 }
 
 void space_each_unowned(const struct space *sp, void (*fn)(void *arg, uint32_t block), void *arg)

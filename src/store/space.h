@@ -15,6 +15,8 @@
 #include "store/layout.h"
 #include "store/u32vec.h"
 
+#define SPACE_REGION_BLOCKS 256u /* 1 MiB: what is noted as freed */
+
 struct space {
     uint32_t first, count; /* block numbers covered: [first, first + count) */
     uint64_t *bits;
@@ -34,6 +36,9 @@ struct space {
     uint64_t stamp;      /* advances with every batch of frees */
     struct list readers; /* struct space_reader, oldest first */
     struct list holds;   /* struct space_hold */
+    bool notes_freed;    /* somebody wants to know where blocks become free */
+    uint64_t *freed;     /* a bit per region */
+    uint32_t freed_count;
     uint32_t held_count;
     /* A block that was given back although it was free, or owned by nobody: S2 does not hold on
      * disk. 0: none. Not an assertion, because a damaged store can cause it. */
@@ -95,6 +100,12 @@ bool space_hold_begin(struct space *sp, struct space_hold *h, uint32_t from, uin
                       uint32_t want);
 /* They are free again. */
 void space_hold_end(struct space *sp, struct space_hold *h);
+/* Regions in which blocks have become free. The first one at or after *region; false: none. */
+bool space_next_freed(const struct space *sp, uint32_t *region);
+void space_forget_freed(struct space *sp, uint32_t region);
+void space_note_freed(struct space *sp, uint32_t index);
+/* The least frontier below which `want` blocks are free; the end if there are not so many. */
+uint32_t space_ready_until(const struct space *sp, uint32_t want);
 /* For each block that is marked but not owned, as it is waiting or held. */
 void space_each_unowned(const struct space *sp, void (*fn)(void *arg, uint32_t block), void *arg);
 /* Returns true when blocks became free. */

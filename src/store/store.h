@@ -47,8 +47,10 @@ struct store_open_options {
     unsigned checkpoint_items; /* what the last, undivided step of a checkpoint is made to find at
                                   most; 0: 256. Smaller: for tests */
     /* Files only: */
-    uint64_t zero_ahead_bytes;  /* kept written ahead of the allocator, 0: 256 MiB */
-    bool no_zero_ahead;         /* for measurements: writes meet unwritten blocks */
+    uint64_t zero_ahead_bytes; /* kept written ahead of the allocator, 0: 256 MiB */
+    bool no_zero_ahead;        /* for measurements: writes meet unwritten blocks */
+    bool no_discard;           /* devices: keep freed space, though the device could take it back */
+    unsigned discard_batch_ms; /* how long freed space gathers, 0: 5000 */
     uint64_t scrub_bytes_per_s; /* in the background, 0: no scrub */
     bool repair; /* by store_repair(): a log that does not fit is cut off there, and closing does
                     not make the store exact */
@@ -94,6 +96,12 @@ struct store_repair_report {
 fiber_fn int store_repair(struct rt *rt, const char *path, bool read_data,
                           void (*report)(void *arg, const char *line), void *arg,
                           struct store_repair_report *ret);
+
+#define STORE_TRIM_KEEPS (256ull << 20) /* what zeroing ahead would write at once */
+/* Gives the free space of a store that nobody serves back: of a device to what is below it, of a
+ * file to its file system, all but `keep_bytes` (STORE_TRIM_KEEPS). The file is sparse then, and
+ * the store zeroes what it needs again. Errors as store_open(), -EIO. */
+fiber_fn int store_trim(struct rt *rt, const char *path, uint64_t keep_bytes, uint64_t *ret_bytes);
 
 /* --- changes --- */
 /* A byte range within an object. */
@@ -247,7 +255,7 @@ void store_usage(const struct store *s, struct store_usage *ret);
 
 struct store_stats {
     uint64_t changes, commits, log_blocks, data_blocks_written, flushes, checkpoints, reads,
-        read_blocks, checksum_errors, zeroed_blocks;
+        read_blocks, checksum_errors, zeroed_blocks, discarded_blocks;
     uint64_t checkpoint_blocks; /* written by checkpoints */
     uint64_t checkpoint_passes; /* ahead of their last steps */
     /* the most that a checkpoint did without letting requests go on */

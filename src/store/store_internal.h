@@ -108,6 +108,13 @@ struct ahead {
     struct waitq wait;
 };
 
+/* Giving back freed space of a device (discard.c). */
+struct discard {
+    bool off, idle;
+    uint64_t batch_ns;
+    struct waitq wait;
+};
+
 /* Where the scrub is, and what it found (scrub.c, scrubber.c). */
 struct scrub {
     unsigned tree, level; /* of the arrays, until tree is TREE_COUNT */
@@ -161,6 +168,7 @@ struct store {
     uint64_t last_commit_ns;
 
     struct ahead ahead;
+    struct discard discard;
 
     struct ckpt *ckpt; /* being written */
     bool ckpt_wanted;
@@ -334,6 +342,11 @@ uint32_t ahead_unreachable(const struct store *s);
 uint32_t ahead_frontier(const struct store *s);
 /* Makes a bounded store have room for a checkpoint, as far as it can. */
 fiber_fn int ahead_at_open(struct store *s);
+
+/* --- discard.c --- */
+void discard_init(struct store *s, const struct store_open_options *o);
+fiber_fn void discard_main(void *arg); /* fiber, unless s->discard.off */
+void discard_if_due(struct store *s);
 
 /* --- scrub.c, scrubber.c --- */
 /* Reads the next part into a buffer of scrub_buffer_new(). */

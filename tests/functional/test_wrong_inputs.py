@@ -149,6 +149,7 @@ def test_stores_that_are_none(shared):
     for path in (garbage, short, empty):
         sheep_fails(run_words(shared, path), re.escape(path))
         sheep_fails(["check", path], re.escape(path))
+        sheep_fails(["trim", path], re.escape(path))
         with open(path, "rb") as f:
             assert len(f.read()) == os.path.getsize(path)
     sheep_fails(run_words(shared, os.path.join(folder, "absent")), "absent")
@@ -161,6 +162,9 @@ def test_stores_that_are_none(shared):
     sheep_fails(["format", os.path.join(folder, "s"), "--size", "8T"], "no room.*sparse")
     assert not os.path.exists(os.path.join(folder, "s"))
     sheep_fails(["format"], codes=(64,))
+    sheep_fails(["trim"], codes=(64,))
+    sheep_fails(["trim", os.path.join(folder, "absent")], "absent")
+    sheep_fails(["trim", "--punch", os.path.join(folder, "s")], "punch", codes=(64,))
     for rate in ("fast", "-1", "8M/s", ""):
         sheep_fails(["run", os.path.join(folder, "s"), "--scrub-rate", rate], "scrub-rate", codes=(64,))
     sheep_fails(["explode"], codes=(1, 2, 64))

@@ -23,6 +23,7 @@ static const struct golden {
     {"v1/wide.img.xz", "v1/clean.txt"},
     {"v1/log.img.xz", "v1/log.txt"},
     {"v1/tail.img.xz", "v1/log.txt"},
+    {"v1-hints/clean.img.xz", "v1-hints/clean.txt"},
 };
 
 static const char *folder;

@@ -58,6 +58,20 @@ static enum disk_durability find_durability(dev_t dev)
     return DISK_WRITE_BACK;
 }
 
+/* 0 when the device cannot discard, or that is not known. */
+static uint32_t find_discard(dev_t dev)
+{
+    char text[32];
+    unsigned long long unit;
+    if (!read_queue_attribute(dev, "discard_max_bytes", text, sizeof(text)) ||
+        strtoull(text, NULL, 10) == 0 ||
+        !read_queue_attribute(dev, "discard_granularity", text, sizeof(text)))
+        return 0;
+    unit = strtoull(text, NULL, 10);
+    return unit > 0 && unit <= 1u << 30 ? (uint32_t)ALIGN_UP(unit, (unsigned long long)DISK_BLOCK)
+                                        : 0;
+}
+
 static int find_kind(const struct stat *st, enum disk_kind *ret)
 {
     if (S_ISREG(st->st_mode))
@@ -201,6 +215,8 @@ static int examine(struct uring_disk *d, const char *path, unsigned flags)
         r = find_sparse(d);
     if (r < 0)
         return r;
+    if (d->base.kind == DISK_DEVICE)
+        d->base.discard_bytes = find_discard(st.st_rdev);
     d->base.durability = find_durability(d->base.kind == DISK_DEVICE ? st.st_rdev : st.st_dev);
     return 0;
 }

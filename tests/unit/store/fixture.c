@@ -29,7 +29,8 @@ fiber_fn void fixture_open(struct fixture *f)
 {
     struct store_open_options options = {.cache_bytes = f->cache_bytes,
                                          .zero_ahead_bytes = f->zero_ahead_bytes,
-                                         .scrub_bytes_per_s = f->scrub_rate};
+                                         .scrub_bytes_per_s = f->scrub_rate,
+                                         .discard_batch_ms = f->discard_batch_ms};
 
     assert_int_equal(store_open(f->rt, "disk", &options, &f->s), 0);
 }

@@ -19,6 +19,7 @@ struct fixture {
     struct store *s;
     void (*body)(struct fixture *f);
     uint64_t cache_bytes, zero_ahead_bytes, scrub_rate;
+    unsigned discard_batch_ms;
     char findings[8][256];
     unsigned finding_count;
     bool ran;

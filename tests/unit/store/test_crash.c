@@ -95,6 +95,7 @@ static void round_fiber(void *arg)
         .cache_bytes = run->seed % 4 < 2 ? 1 << 20 : 64 << 10,
         .checkpoint_items = run->seed % 2 ? 1 + run->seed % 5 : 0,
         .zero_ahead_bytes = 1 << 20,
+        .discard_batch_ms = 1,
     };
     static struct job jobs[WORKERS];
     struct store_stats stats;
@@ -142,6 +143,8 @@ static void run_seed(uint64_t seed, unsigned rounds, uint64_t size, enum disk_du
     run->seed = seed;
     run->rt = sim_node_new(run->sim, NULL);
     assert_int_equal(sim_disk_new(run->sim, "disk", size, durability), 0);
+    if (seed % 4 == 2) /* freed blocks are discarded at once, in units that are not blocks */
+        sim_disk_device(run->sim, "disk", seed % 8 == 2 ? 4096 : 16384);
     if (seed % 4 == 3)
         sim_disk_sparse(run->sim, "disk", size);
     for (unsigned i = 0; i < WORKERS; i++)

@@ -2,7 +2,8 @@
 /*
  * Promise: a file that is not written yet is zeroed ahead of the allocator, so that changes do not
  * meet unwritten blocks; what has been done is remembered; and a sparse file on a full file system
- * refuses data like a full store, without any other harm.
+ * refuses data like a full store, without any other harm. Freed space of a device is discarded,
+ * never while it could be in use; that of a file is punched when asked for.
  */
 #include "base/bytes.h"
 #include "base/crc32c.h"
@@ -220,6 +221,110 @@ static void test_full_file_system(void **state)
                               .body = full_file_system_body});
 }
 
+/* --- giving space back --- */
+
+static uint64_t discarded(struct fixture *f)
+{
+    struct store_stats stats;
+
+    store_stats(f->s, &stats);
+    return stats.discarded_blocks;
+}
+
+static fiber_fn void discard_body(struct fixture *f)
+{
+    sim_disk_device(f->sim, "disk", 65536);
+    fixture_open(f);
+    for (uint32_t i = 0; i < 8; i++)
+        assert_int_equal(fixture_write(f, fixture_oid(1, i), ver(0, 0), ver(1, 1), 0, MIB, 5), 0);
+    assert_int_equal(fiber_sleep(f->rt, 10 * NS_PER_S), 0);
+    assert_int_equal(discarded(f), 0); /* nothing was freed */
+    for (uint32_t i = 0; i < 8; i += 2)
+        assert_int_equal(fixture_change(f, STORE_REMOVE, fixture_oid(1, i), ver(1, 1), ver(1, 2)),
+                         0);
+    assert_int_equal(fiber_sleep(f->rt, 20 * NS_PER_S), 0);
+    assert_true(discarded(f) >= 3 * MIB / 4096);
+    for (uint32_t i = 1; i < 8; i += 2)
+        assert_int_equal(fixture_read(f, fixture_oid(1, i), 0, MIB), 5);
+    fixture_close(f);
+    assert_int_equal(fixture_check(f), 0);
+}
+
+static void test_device_gets_space_back(void **state)
+{
+    (void)state;
+    run_setup(&(struct setup){.size = 17 * MIB, .body = discard_body});
+}
+
+/* A block is not reusable while the device may still be discarding it (S3): with hardly any room
+ * left, writes take at once what removals free. */
+static fiber_fn void discard_reuse_body(struct fixture *f)
+{
+    uint32_t n = 0;
+
+    sim_disk_device(f->sim, "disk", 4096);
+    f->discard_batch_ms = 1;
+    fixture_open(f);
+    while (fixture_write(f, fixture_oid(1, n), ver(0, 0), ver(1, 1), 0, 131072, (uint8_t)n) == 0)
+        n++;
+    assert_true(n > 20);
+    for (uint32_t round = 1; round < 30; round++) {
+        for (uint32_t i = 0; i < n; i += 2)
+            assert_int_equal(
+                fixture_change(f, STORE_REMOVE, fixture_oid(1, i), ver(round, 1), ver(round, 2)),
+                0);
+        for (uint32_t i = 0; i < n; i += 2)
+            assert_int_equal(fixture_write(f, fixture_oid(1, i), ver(0, 0), ver(round + 1, 1), 0,
+                                           131072, (uint8_t)(i + round)),
+                             0);
+        for (uint32_t i = 0; i < n; i++)
+            assert_int_equal(fixture_read(f, fixture_oid(1, i), 0, 131072),
+                             (uint8_t)(i % 2 ? i : i + round));
+    }
+    assert_true(discarded(f) > 0);
+    fixture_close(f);
+    assert_int_equal(fixture_check(f), 0);
+}
+
+static void test_no_reuse_while_discarding(void **state)
+{
+    (void)state;
+    run_setup(&(struct setup){.size = 6 * MIB, .body = discard_reuse_body});
+}
+
+static fiber_fn void trim_body(struct fixture *f)
+{
+    uint64_t bytes = 0, before = sim_disk_hole_writes(f->sim, "disk");
+
+    fixture_open(f);
+    for (uint32_t i = 0; i < 10; i++)
+        assert_int_equal(fixture_write(f, fixture_oid(1, i), ver(0, 0), ver(1, 1), 0, MIB, 5), 0);
+    for (uint32_t i = 1; i < 10; i++)
+        assert_int_equal(fixture_change(f, STORE_REMOVE, fixture_oid(1, i), ver(1, 1), ver(1, 2)),
+                         0);
+    assert_int_equal(fiber_sleep(f->rt, 10 * NS_PER_S), 0);
+    assert_int_equal(discarded(f), 0); /* a file keeps what it has */
+    assert_int_equal(store_trim(f->rt, "disk", 2 * MIB, &bytes), -EBUSY);
+    fixture_close(f);
+    assert_int_equal(store_trim(f->rt, "disk", 2 * MIB, &bytes), 0);
+    assert_true(bytes > 8 * MIB && bytes < 14 * MIB);
+    assert_int_equal(fixture_check(f), 0);
+    fixture_open(f); /* zeroes again what it needs */
+    assert_int_equal(fixture_read(f, fixture_oid(1, 0), 0, MIB), 5);
+    for (uint32_t i = 1; i < 10; i++)
+        assert_int_equal(fixture_write(f, fixture_oid(2, i), ver(0, 0), ver(1, 1), 0, MIB, 6), 0);
+    assert_true(zeroed(f) > 0);
+    assert_int_equal(sim_disk_hole_writes(f->sim, "disk"), before);
+    fixture_close(f);
+    assert_int_equal(fixture_check(f), 0);
+}
+
+static void test_trim(void **state)
+{
+    (void)state;
+    run_setup(&(struct setup){.size = 17 * MIB, .ahead_bytes = 2 * MIB, .body = trim_body});
+}
+
 /* --- older stores --- */
 
 /* Takes the feature out of both copies of the superblock. */
@@ -262,6 +367,9 @@ int main(void)
         cmocka_unit_test(test_remembers),
         cmocka_unit_test(test_zero_error),
         cmocka_unit_test(test_full_file_system),
+        cmocka_unit_test(test_device_gets_space_back),
+        cmocka_unit_test(test_no_reuse_while_discarding),
+        cmocka_unit_test(test_trim),
         cmocka_unit_test(test_old_store_counts_as_written),
     };
 
