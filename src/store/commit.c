@@ -516,6 +516,8 @@ fiber_fn void commit_main(void *arg)
             continue;
         }
         ckpt_pace(s);
+        if (s->failed)
+            continue; /* meanwhile: who waited is gone, and the data with him */
         commit_one(s);
         /* Those just answered are often about to send the next change: let them join. */
         fiber_yield();
