@@ -35,43 +35,52 @@ static void *grow(void *old, size_t old_count, size_t count, size_t size)
     return p;
 }
 
-static int level_resize(struct tree_level *l, uint32_t count)
+static int level_reserve(struct tree_level *l, uint32_t count)
 {
-    if (count > l->capacity) {
-        uint32_t capacity = ALIGN_UP(MAX(count, l->capacity + l->capacity / 2 + 4), WORD_BITS);
-        size_t words = capacity / WORD_BITS, old_words = l->capacity / WORD_BITS;
-        struct block_ptr *ptrs = grow(l->ptrs, l->capacity, capacity, sizeof(*ptrs));
-        if (ptrs == NULL)
-            return -ENOMEM;
-        l->ptrs = ptrs;
-        uint64_t *dirty = grow(l->dirty, old_words, words, sizeof(*dirty));
-        if (dirty == NULL)
-            return -ENOMEM;
-        l->dirty = dirty;
-        l->capacity = capacity;
-    }
-    l->count = count;
+    uint32_t capacity = ALIGN_UP(MAX(count, l->capacity + l->capacity / 2 + 4), WORD_BITS);
+    size_t words = capacity / WORD_BITS, old_words = l->capacity / WORD_BITS;
+    struct block_ptr *ptrs;
+    uint64_t *dirty;
+
+    if (count <= l->capacity)
+        return 0;
+    ptrs = grow(l->ptrs, l->capacity, capacity, sizeof(*ptrs));
+    if (ptrs == NULL)
+        return -ENOMEM;
+    l->ptrs = ptrs;
+    dirty = grow(l->dirty, old_words, words, sizeof(*dirty));
+    if (dirty == NULL)
+        return -ENOMEM;
+    l->dirty = dirty;
+    l->capacity = capacity;
     return 0;
 }
 
+static uint32_t tables_for(uint32_t count)
+{
+    return (count + TREE_FANOUT - 1) / TREE_FANOUT;
+}
+
+/* All levels or none: a level more without its table would lose what is in it. */
 int tree_resize(struct tree *t, uint32_t page_count)
 {
     uint32_t count = page_count;
-    unsigned level = 0;
+    unsigned height = page_count > 0;
 
     ASSERT(page_count >= t->levels[0].count);
-    while (count > 0) {
-        int r;
-        ASSERT(level < TREE_LEVELS);
-        r = level_resize(&t->levels[level], count);
+    for (; count > 1; count = tables_for(count))
+        height++;
+    ASSERT(height <= TREE_LEVELS);
+    count = page_count;
+    for (unsigned l = 0; l < height; l++, count = tables_for(count)) {
+        int r = level_reserve(&t->levels[l], count);
         if (r < 0)
             return r;
-        level++;
-        if (count == 1)
-            break;
-        count = (count + TREE_FANOUT - 1) / TREE_FANOUT;
     }
-    t->height = level;
+    count = page_count;
+    for (unsigned l = 0; l < height; l++, count = tables_for(count))
+        t->levels[l].count = count;
+    t->height = height;
     return 0;
 }
 
