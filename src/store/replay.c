@@ -14,6 +14,9 @@
 #include "base/log.h"
 #include "store/log_scan.h"
 #include "store/store_internal.h"
+#include "store/warm.h"
+
+#define GROUP 64u /* commits whose needs are loaded together */
 
 /* Y3: is there a block of a later commit than the one that is missing? */
 static fiber_fn int find_later(struct store *s, struct log_scan *sc, bool *ret)
@@ -141,29 +144,51 @@ static fiber_fn int replay_last(struct store *s, struct log_scan *sc, const stru
     return r;
 }
 
-static fiber_fn int replay_all(struct store *s, struct log_scan *sc, struct log_commit *a,
-                               struct log_commit *b)
+/* Reads on until the group is full, or the log ends: then *ret_end. */
+static fiber_fn int read_group(struct store *s, struct log_scan *sc, struct log_commit *group,
+                               unsigned *count, bool *ret_end)
 {
-    struct log_commit *held = a, *next = b;
+    size_t bytes = 0;
+
+    *ret_end = false;
+    while (*count < GROUP && (*count <= 1 || bytes < warm_bytes_max(s))) {
+        struct log_commit *next = &group[*count];
+        int r = log_scan_next(sc, next);
+        if (r < 0)
+            return r;
+        *ret_end = !next->valid;
+        if (*ret_end)
+            break;
+        bytes += next->payload.length;
+        (*count)++;
+    }
+    return 0;
+}
+
+/* All commits but the last one as they are read (Y1), which is kept until it is known to be that.
+ */
+static fiber_fn int replay_all(struct store *s, struct log_scan *sc, struct log_commit *group)
+{
     uint64_t applied = 0;
+    unsigned count = 0;
+    bool end = false;
     int r = 0;
 
-    for (;;) {
-        struct log_commit *spare = held;
-        r = log_scan_next(sc, next);
-        if (r < 0 || !next->valid)
+    while (r == 0 && !end) {
+        struct log_commit last;
+        r = read_group(s, sc, group, &count, &end);
+        if (r < 0 || count == 0)
             break;
-        if (held->valid) {
-            r = apply_found(s, held);
-            if (r < 0)
-                break;
-            applied++;
-        }
-        held = next;
-        next = spare;
+        warm_up(s, group, count);
+        for (unsigned i = 0; r == 0 && i + 1 < count; i++, applied++)
+            r = apply_found(s, &group[i]);
+        last = group[count - 1];
+        group[count - 1] = group[0];
+        group[0] = last;
+        count = 1;
     }
     if (r == 0)
-        r = replay_last(s, sc, held);
+        r = replay_last(s, sc, &group[0]);
     if (r == 0 && applied > 0)
         log_info("%s: replayed %llu commits", s->disk->name, (unsigned long long)applied);
     return r;
@@ -173,15 +198,15 @@ fiber_fn int replay_log(struct store *s)
 {
     const struct super *sb = &s->super;
     struct log_scan sc;
-    struct log_commit a = {.valid = false}, b = {.valid = false};
+    struct log_commit group[GROUP] = {{.valid = false}};
     int r = log_scan_init(&sc, s->disk, sb, s->salt);
 
     sc.commit_limit = s->commit_limit;
-    enc_init(&a.payload);
-    enc_init(&b.payload);
+    for (unsigned i = 0; i < GROUP; i++)
+        enc_init(&group[i].payload);
     s->committed = sb->commit;
     if (r == 0)
-        r = replay_all(s, &sc, &a, &b);
+        r = replay_all(s, &sc, group);
     if (r == 0) {
         s->log.tail = sb->log_sequence;
         s->log.sequence = sc.sequence;
@@ -189,8 +214,8 @@ fiber_fn int replay_log(struct store *s)
         s->log.boot = sc.boot + 1;
         log_note_applied(s);
     }
-    enc_done(&a.payload);
-    enc_done(&b.payload);
+    for (unsigned i = 0; i < GROUP; i++)
+        enc_done(&group[i].payload);
     log_scan_done(&sc);
     return r;
 }
