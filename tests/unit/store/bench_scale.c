@@ -5,7 +5,8 @@
  *   bench_scale PATH OBJECTS create GIB | open | write SECONDS DEPTH | crash 0 DEPTH |
  *                            read SECONDS DEPTH | fragment MIB
  * In the environment: SCALE_CACHE_MIB; SCALE_NO_ZERO_AHEAD: the store does not write the file ahead
- * of itself.
+ * of itself; SCALE_NO_FLUSH: what the disk takes for flushes is left out (and always with "crash":
+ * a kill loses nothing).
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -271,7 +272,7 @@ static fiber_fn void do_open(struct bench *b)
     struct store_open_options options = {
         .no_zero_ahead = getenv("SCALE_NO_ZERO_AHEAD") != NULL,
         .cache_bytes = cache_mib != NULL ? (uint64_t)atoi(cache_mib) << 20 : 0,
-        .unsafe_no_flush = strcmp(b->stage, "crash") == 0, /* a kill loses nothing */
+        .unsafe_no_flush = strcmp(b->stage, "crash") == 0 || getenv("SCALE_NO_FLUSH") != NULL,
     };
     struct rusage begin, end;
     int r;
