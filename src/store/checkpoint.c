@@ -26,8 +26,8 @@
 #define LAST_ITEMS  256u /* that the last step may find: below 1 ms */
 #define PASSES_CALM 4u   /* that may fail to get there before commits are slowed down */
 #define PASSES_MAX  16u
-#define PACE_STEPS  8u /* K5 */
-#define PACE_NS_MAX (4 * NS_PER_MS)
+#define PACE_STEPS  8u              /* K5 */
+#define PACE_NS_MAX (2 * NS_PER_MS) /* a request may meet two commits */
 #define REST_NS_MAX (5 * NS_PER_MS)
 
 /* --- estimates --- */
@@ -100,12 +100,18 @@ enum haste {
     RUSH, /* writes it after the last step: there is little, and soon even less if we are quick */
 };
 
+/* K5, or the cache is about to be full of what only a checkpoint can let go. */
+static bool is_pressed(const struct ckpt *ck)
+{
+    return ck->pressing || cache_dirty_bytes(ck->s) > ck->s->cache.bytes_max / 4 * 3;
+}
+
 /* Writes what is queued. Requests get half of the disk's time, unless somebody waits for the end.
  */
 static fiber_fn int carry_out(struct ckpt *ck)
 {
     struct store *s = ck->s;
-    bool hurry = ck->pressing || s->mode == STORE_CLOSING || !waitq_empty(&s->ckpt_done) ||
+    bool hurry = is_pressed(ck) || s->mode == STORE_CLOSING || !waitq_empty(&s->ckpt_done) ||
                  !waitq_empty(&s->space_wait);
 
     return writes_carry_out(&ck->writes, s->disk, hurry ? 0 : REST_NS_MAX);
@@ -196,8 +202,7 @@ fiber_fn void ckpt_pace(struct store *s)
 {
     uint64_t end = 0, steps = 0;
 
-    while (s->ckpt != NULL && s->ckpt->passing && s->failed == 0 &&
-           (s->ckpt->pressing || cache_dirty_bytes(s) > s->cache.bytes_max / 4 * 3)) {
+    while (s->ckpt != NULL && s->ckpt->passing && s->failed == 0 && is_pressed(s->ckpt)) {
         uint64_t now = clock_now(s->rt);
         if (end == 0) {
             end = now + PACE_NS_MAX;

@@ -105,5 +105,5 @@ size_t warm_bytes_max(const struct store *s)
 {
     const size_t change_bytes = record_change_size(0, 1, 1); /* one that needs one leaf */
 
-    return s->cache.count_max / 4 * change_bytes;
+    return s->cache.bytes_max / STORE_BLOCK / 4 * change_bytes;
 }
