@@ -16,8 +16,6 @@
 /* Pages to load, each once. */
 struct wants {
     struct store *s;
-    bool strict; /* what cannot be read now may be readable later, with a count that lacks a user:
-                    it is an error, and not given up (X3) as one with a bad checksum is */
     uint32_t pages[WANTS_MAX];
     unsigned count;
 };
@@ -39,9 +37,10 @@ static int page_arrived(void *arg, const struct block_want *w, const uint8_t *da
     return still_wanted(s, w) ? share_page_set(&s->share, w->position, data) : 0;
 }
 
-/* One by one, so that only the bad ones are given up (X3). */
-static fiber_fn int load_carefully(struct store *s, const struct block_want *wants, size_t count,
-                                   bool strict)
+/* One by one, so that only the bad ones are given up (X3). A page that cannot be read now may be
+ * readable later, and would then lack the users that came meanwhile: that is an error, and it is
+ * not given up. */
+static fiber_fn int load_carefully(struct store *s, const struct block_want *wants, size_t count)
 {
     uint8_t *buffer = page_get(&s->pages);
     int r = buffer != NULL ? 0 : -ENOMEM;
@@ -51,7 +50,7 @@ static fiber_fn int load_carefully(struct store *s, const struct block_want *wan
         if (!still_wanted(s, w))
             continue;
         r = block_read_one(s, w, buffer);
-        if (r == -ENOMEM || (r == -EIO && strict))
+        if (r == -ENOMEM || r == -EIO)
             break;
         if (r < 0 && still_wanted(s, w))
             log_warn(
@@ -80,7 +79,7 @@ static fiber_fn int load_wants(struct wants *w)
     if (n == 0)
         return 0;
     r = blocks_read(s, wants, n, page_arrived, s);
-    return r == -EUCLEAN || r == -EIO ? load_carefully(s, wants, n, w->strict) : r;
+    return r == -EUCLEAN || r == -EIO ? load_carefully(s, wants, n) : r;
 }
 
 /* --- what is needed --- */
@@ -163,7 +162,7 @@ static void want_commit(struct wants *w, const struct commit *c)
 
 static fiber_fn int prepare(struct store *s, const struct commit *c, const struct record *rec)
 {
-    struct wants w = {.s = s, .strict = true};
+    struct wants w = {.s = s};
     int r = 0;
 
     if (s->share.missing == 0)
@@ -232,7 +231,7 @@ fiber_fn int sharing_count(struct store *s)
         if (r == -EUCLEAN || r == -EIO) {
             s->share.extra_users = users;
             s->share.shared_blocks = blocks;
-            r = load_carefully(s, wants, n, false);
+            r = load_carefully(s, wants, n);
             for (size_t i = 0; r == 0 && i < n; i++)
                 share_page_count_loaded(&s->share, wants[i].position);
         }
