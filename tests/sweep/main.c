@@ -147,9 +147,9 @@ static uint64_t from_environment(const char *name, uint64_t standard)
 static unsigned step_of(enum fault f)
 {
     static const unsigned standard[FAULT_COUNT] = {
-        [FAULT_CUT] = 3,         [FAULT_CUT_TWICE] = 4,    [FAULT_WRITE_ONCE] = 6,
-        [FAULT_WRITE_FROM] = 8,  [FAULT_READ_ONCE] = 2,    [FAULT_READ_FROM] = 4,
-        [FAULT_MEMORY_ONCE] = 8, [FAULT_MEMORY_FROM] = 12, [FAULT_KILL] = 25,
+        [FAULT_CUT] = 5,          [FAULT_CUT_TWICE] = 6,    [FAULT_WRITE_ONCE] = 10,
+        [FAULT_WRITE_FROM] = 14,  [FAULT_READ_ONCE] = 3,    [FAULT_READ_FROM] = 6,
+        [FAULT_MEMORY_ONCE] = 14, [FAULT_MEMORY_FROM] = 20, [FAULT_KILL] = 50,
     };
 
     return (unsigned)from_environment("SWEEP_STEP", standard[f]);
