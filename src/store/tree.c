@@ -61,11 +61,17 @@ static uint32_t tables_for(uint32_t count)
     return (count + TREE_FANOUT - 1) / TREE_FANOUT;
 }
 
+static void level_mark(struct tree_level *level, uint32_t i)
+{
+    level->dirty[i / WORD_BITS] |= 1ull << (i % WORD_BITS);
+    level->dirty_count++;
+}
+
 /* All levels or none: a level more without its table would lose what is in it. */
 int tree_resize(struct tree *t, uint32_t page_count)
 {
     uint32_t count = page_count;
-    unsigned height = page_count > 0;
+    unsigned height = page_count > 0, old_height = t->height;
 
     ASSERT(page_count >= t->levels[0].count);
     for (; count > 1; count = tables_for(count))
@@ -81,6 +87,9 @@ int tree_resize(struct tree *t, uint32_t page_count)
     for (unsigned l = 0; l < height; l++, count = tables_for(count))
         t->levels[l].count = count;
     t->height = height;
+    /* What was the root needs tables above it, whether or not a new page is ever used. */
+    for (unsigned l = MAX(old_height, 1u); old_height > 0 && l < height; l++)
+        level_mark(&t->levels[l], 0);
     return 0;
 }
 

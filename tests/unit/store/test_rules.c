@@ -2,6 +2,7 @@
 /* Promise: the rules of store.h about versions, idempotence, meta, tombstones, lists, pins and
  * space. */
 #include "fixture.h"
+#include "store/layout.h"
 
 #define A fixture_oid(1, 0)
 #define B fixture_oid(1, 1)
@@ -547,6 +548,38 @@ static void test_many_clones(void **state)
         fixture_run(600 << 20, DISK_WRITE_THROUGH, body_many_clones);
 }
 
+/* The index outgrows its root table for an object that is then not made. */
+static void body_refused_growth(struct fixture *f)
+{
+    unsigned count = SLOTS_PER_PAGE;
+
+    fixture_open(f);
+    for (unsigned i = 0; i < count; i++)
+        assert_int_equal(
+            fixture_write(f, fixture_oid(1, i), STORE_PREV_NONE, ver(1, 1), 0, 4096, 7), 0);
+    fixture_close(f);
+    for (unsigned change = 0; change < 2; change++) {
+        fixture_open(f);
+        if (change)
+            assert_int_equal(fixture_write(f, fixture_oid(1, 0), ver(1, 1), ver(1, 2), 0, 4096, 7),
+                             0);
+        assert_int_equal(fixture_write(f, fixture_oid(1, count), ver(1, 1), ver(1, 2), 0, 4096, 7),
+                         -ESTALE);
+        fixture_close(f);
+        assert_int_equal(fixture_check(f), 0);
+        fixture_open(f);
+        for (unsigned i = 0; i < count; i++)
+            assert_int_equal(fixture_read(f, fixture_oid(1, i), 0, 4096), 7);
+        fixture_close(f);
+    }
+}
+
+static void test_refused_growth(void **state)
+{
+    (void)state;
+    fixture_run(16 << 20, DISK_WRITE_BACK, body_refused_growth);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -556,7 +589,7 @@ int main(void)
         cmocka_unit_test(test_pin),         cmocka_unit_test(test_full),
         cmocka_unit_test(test_wrap),        cmocka_unit_test(test_failed_flush),
         cmocka_unit_test(test_many_clones), cmocka_unit_test(test_churn),
-        cmocka_unit_test(test_close),
+        cmocka_unit_test(test_close),       cmocka_unit_test(test_refused_growth),
     };
 
     log_level = LOG_ERROR;
