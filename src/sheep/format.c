@@ -136,8 +136,9 @@ static void print_check(const struct sheep_options *o, const struct check_call *
                                     : "");
     printf("%s: %" PRIu64 " objects, %" PRIu64 " tombstones, %" PRIu64 " of %" PRIu64
            " blocks free, %" PRIu64 " shared, %" PRIu64 " data blocks read: %" PRIu64 " errors\n",
-           o->path, r->object_count, r->tombstone_count, r->free_block_count, r->block_count,
-           r->shared_block_count, r->checked_data_blocks, r->error_count);
+           o->path, r->object_count, r->tombstone_count, r->free_block_count,
+           r->block_count + r->free_block_count, r->shared_block_count, r->checked_data_blocks,
+           r->error_count);
 }
 
 /* What to do next, where the findings do not say it. */
