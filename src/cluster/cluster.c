@@ -15,6 +15,8 @@
 
 #define LOG_MODULE "cluster"
 
+#define GRACE_DEFAULT_NS (10 * NS_PER_S)
+
 int cluster_spawn(struct cluster *c, const char *name, fiber_main *fn)
 {
     int r = fiber_spawn(c->rt, name, fn, c);
@@ -109,7 +111,14 @@ static struct cluster *cluster_new(struct rt *rt, const struct cluster_options *
         map_unref(m);
         return NULL;
     }
-    *c = (struct cluster){.rt = rt, .store_cluster = o->store_cluster, .map = m};
+    *c = (struct cluster){
+        .rt = rt, .store_cluster = o->store_cluster, .map = m, .inexact = o->inexact};
+    enum cluster_recovery recovery =
+        o->recovery == CLUSTER_RECOVERY_DEFAULT ? CLUSTER_RECOVERY_BY_DEFAULT : o->recovery;
+    c->recovery = recovery == CLUSTER_RECOVERY_ON ? MAP_RECOVERY_ON : MAP_RECOVERY_OFF;
+    c->grace_end_ns = clock_now(rt) + (o->grace_ns ? o->grace_ns : GRACE_DEFAULT_NS);
+    enc_init(&c->report);
+    list_init(&c->seen);
     list_init(&c->pending);
     list_init(&c->map_callbacks);
     list_init(&c->lead_callbacks);
@@ -152,6 +161,8 @@ fiber_fn int cluster_start(struct rt *rt, const struct cluster_options *o, struc
     if (r == 0)
         r = cluster_lead(c);
     if (r == 0)
+        r = cluster_reporting(c);
+    if (r == 0)
         r = wait_first_map(c);
     if (r < 0) {
         cluster_stop(c);
@@ -172,6 +183,10 @@ fiber_fn void cluster_stop(struct cluster *c)
     struct lead_callback *cb, *next;
     list_for_each_safe (cb, next, &c->lead_callbacks, link)
         free(cb);
+    struct seen *seen, *next_seen;
+    list_for_each_safe (seen, next_seen, &c->seen, link)
+        free(seen);
+    enc_done(&c->report);
     map_unref(c->map);
     free(c);
 }

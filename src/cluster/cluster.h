@@ -6,14 +6,22 @@
  *
  * Keys in the cluster store: "cluster" (format record), "node/UUID" (registration), "name/NAME"
  * (whose name it is), "session/UUID" (ephemeral), "leader" (ephemeral), "map/head", "map/shard/N",
- * "ack/UUID" (ephemeral: the map version this node has acted on), "vid" (counter), and those of
- * volume/ ("volume/", "trash/", "use/").
+ * "ack/UUID" (ephemeral: the map version this node has acted on), "report/UUID" (ephemeral: what
+ * the node told by cluster_report()), "vid" (counter), and those of volume/ ("volume/", "trash/",
+ * "use/").
  */
 #pragma once
 #include "cluster/driver.h"
 #include "cluster/map.h"
 
 struct cluster;
+
+/* Whether a leader changes the sets of groups: dead nodes leave in_sync, live ones join (R1, R2,
+ * R5). What CLUSTER_RECOVERY_DEFAULT means is CLUSTER_RECOVERY_BY_DEFAULT: off until the object
+ * service answers for joining nodes; whoever lands that sets it to CLUSTER_RECOVERY_ON here. All
+ * nodes of a cluster should say the same, for each may come to lead. */
+enum cluster_recovery { CLUSTER_RECOVERY_DEFAULT, CLUSTER_RECOVERY_OFF, CLUSTER_RECOVERY_ON };
+#define CLUSTER_RECOVERY_BY_DEFAULT CLUSTER_RECOVERY_OFF
 
 struct cluster_options {
     const char *driver_spec; /* "local:/path/cluster.db" */
@@ -22,6 +30,11 @@ struct cluster_options {
     struct uuid store_cluster; /* cluster the store belongs to, null: none */
     const char *name, *zone, *address, *admin, *nbd;
     uint32_t weight;
+    bool inexact; /* the store may lack something: it leaves in_sync everywhere and joins anew */
+    enum cluster_recovery recovery;
+    /* How long after the start of this process a node that it has not seen yet is waited for before
+     * it leaves in_sync (the start of a whole cluster). 0: 10 s; tests pass 1. */
+    uint64_t grace_ns;
 };
 
 /* Connects, begins a session, registers, takes part in leader election, follows the map. Returns
@@ -66,6 +79,14 @@ fiber_fn int cluster_wait_fenced(struct cluster *c, struct session s, uint64_t d
 fiber_fn int cluster_format(struct cluster *c, const struct map_format *f);
 /* Next `count` vids, never given out before; *ret is the first. */
 fiber_fn int cluster_new_vids(struct cluster *c, uint32_t count, struct vid *ret);
+/* Tells the leader, by the ephemeral key report/UUID: which groups this node has joined completely
+ * (R2), whom it cannot reach, whether its store fails (R1b). A report replaces the one before, so
+ * it names all of that as it is now; a group leaves the list once the map lists the node as in sync
+ * there, or has another epoch for it. Copies; does not suspend; several within 50 ms are one write;
+ * repeated until the cluster store has it. The leader counts a report only for the session that the
+ * map lists. 0, -EINVAL: more than MAP_GROUP_COUNT_MAX groups or MAP_NODE_COUNT_MAX nodes; -ENOMEM.
+ */
+int cluster_report(struct cluster *c, const struct cluster_report *r);
 /* Nodes that are in the map without a live session: fills up to `max` numbers, returns their count.
  * For messages ("write waits for node b"). */
 unsigned cluster_missing_nodes(struct cluster *c, uint16_t *ret_numbers, unsigned max);

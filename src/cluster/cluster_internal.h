@@ -38,6 +38,12 @@ struct ack {
     uint64_t version;
 };
 
+/* A node that had a session while this process ran. */
+struct seen {
+    struct list link;
+    struct uuid uuid;
+};
+
 /* The encoded map as the watch has told it, up to the present commit. */
 struct map_raw {
     struct enc head;
@@ -69,6 +75,15 @@ struct cluster {
     bool acks_watched, acks_loaded;
     struct list acks;
 
+    struct enc report;      /* encoded; what is to be written next */
+    uint64_t report_number; /* of cluster_report() calls; 0: none */
+    uint64_t report_written;
+    bool inexact;
+
+    enum map_recovery recovery;
+    uint64_t grace_end_ns;
+    struct list seen; /* nodes that had a session since this process started */
+
     /* Everything that waits for any of the above waits here: changes are rare. */
     struct waitq changed;
     bool stopping;
@@ -92,6 +107,8 @@ int cluster_follow(struct cluster *c);
 void cluster_follow_done(struct cluster *c);
 /* leader.c: election, and the leader's work. */
 int cluster_lead(struct cluster *c);
+/* report.c: writes what cluster_report() was given last. */
+int cluster_reporting(struct cluster *c);
 /* fence.c */
 void cluster_fence_done(struct cluster *c);
 /* format.c: the cluster record. 0 or -ENOENT, -EBADMSG, -EPROTO. */

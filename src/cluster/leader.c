@@ -8,6 +8,8 @@
  *     leader saw end does not come back (N4).
  * LE3 Several changes make one map: those that arrive while one is being written wait for the
  *     next.
+ * LE4 A node that has had no session since this process started is waited for until the grace
+ *     period is over: all may just have started. One that was seen is not.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -58,6 +60,32 @@ static fiber_fn void on_member_key(void *arg, const char *key, const void *value
         waitq_wake_all(&c->changed);
 }
 
+static bool was_seen(const struct cluster *c, const struct uuid *u)
+{
+    struct seen *seen;
+    list_for_each (seen, &c->seen, link) {
+        if (uuid_equal(&seen->uuid, u))
+            return true;
+    }
+    return false;
+}
+
+/* LE4: remembers whom this process has seen with a session. */
+static fiber_fn void on_session_key(void *arg, const char *key, const void *value, size_t length,
+                                    uint64_t revision, bool more)
+{
+    struct cluster *c = arg;
+    struct uuid uuid;
+    if (key && value && member_key_parse(key, &uuid) == 0 && !was_seen(c, &uuid)) {
+        struct seen *seen = malloc(sizeof(*seen));
+        if (seen) { /* else it is waited for a little longer than needed */
+            seen->uuid = uuid;
+            list_push_back(&c->seen, &seen->link);
+        }
+    }
+    on_member_key(arg, key, value, length, revision, more);
+}
+
 static fiber_fn int try_to_lead(struct cluster *c)
 {
     struct claim claim = {.uuid = c->self.uuid, .session = c->cs->session};
@@ -104,9 +132,7 @@ static void log_changes(const struct map *now, const struct map *next)
     for (uint32_t i = 0; i < next->node_count; i++) {
         const struct map_node *n = &next->nodes[i], *old = map_node(now, n->number);
         if (!old)
-            log_info("map %" PRIu64
-                     ": node %s is new; it holds no groups until data is moved to it",
-                     next->version, n->name);
+            log_info("map %" PRIu64 ": node %s is new", next->version, n->name);
         else if (old->session.value != n->session.value && n->session.value == 0)
             log_warn("map %" PRIu64 ": node %s is gone", next->version, n->name);
         else if (old->session.value != n->session.value)
@@ -130,22 +156,63 @@ static fiber_fn int write_map(struct cluster *c, const struct map *now, const st
     return r;
 }
 
+/* What the next map is made of, as read from the cluster store. */
+struct gathered {
+    struct map_member *members;
+    struct map_report *reports;
+    uint16_t *spared;
+    struct map_inputs in;
+};
+
+static void gathered_done(struct gathered *g)
+{
+    free(g->members);
+    report_list_free(g->reports, g->in.report_count);
+    free(g->spared);
+}
+
+/* LE4 */
+static int spare_unseen(const struct cluster *c, const struct map *now, struct gathered *g)
+{
+    if (clock_now(c->rt) >= c->grace_end_ns)
+        return 0;
+    g->spared = calloc(now->node_count + 1, sizeof(*g->spared));
+    if (!g->spared)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < now->node_count; i++) {
+        if (!was_seen(c, &now->nodes[i].uuid))
+            g->spared[g->in.spared_count++] = now->nodes[i].number;
+    }
+    g->in.spared = g->spared;
+    return 0;
+}
+
+static fiber_fn int gather(struct cluster *c, const struct map *now, struct gathered *g)
+{
+    g->in.recovery = c->recovery;
+    int r = member_list(c->cs, &g->members, &g->in.member_count);
+    if (r == 0)
+        r = report_list(c->cs, &g->reports, &g->in.report_count);
+    g->in.members = g->members;
+    g->in.reports = g->reports;
+    return r < 0 ? r : spare_unseen(c, now, g);
+}
+
 /* One step of leading: reads what is registered and writes the next map if anything differs.
  * -ESTALE: the map or the leader is another by now. */
 static fiber_fn int lead_once(struct cluster *c, uint64_t head_revision, uint64_t leader_revision)
 {
     struct map *now = map_ref(c->map), *next = NULL;
-    struct map_member *members = NULL;
-    unsigned count = 0;
-    int r = member_list(c->cs, &members, &count);
+    struct gathered g = {0};
+    int r = gather(c, now, &g);
     if (r == 0)
-        r = map_next(now, members, count, &next);
+        r = map_next(now, &g.in, &next);
     if (r == 0 && next) {
         r = write_map(c, now, next, head_revision, leader_revision);
         if (r == 0)
             log_changes(now, next);
     }
-    free(members);
+    gathered_done(&g);
     map_unref(next);
     map_unref(now);
     return r;
@@ -179,6 +246,17 @@ static fiber_fn void lead_main(void *arg)
             waitq_wait(&c->changed); /* what made it stale is still on its way to us */
         }
     }
+    cluster_fiber_end(c);
+}
+
+/* The end of the grace period is an event, too. */
+static fiber_fn void grace_main(void *arg)
+{
+    struct cluster *c = arg;
+    while (!c->stopping && clock_now(c->rt) < c->grace_end_ns)
+        waitq_wait_until(&c->changed, c->rt, c->grace_end_ns);
+    c->members_dirty = true;
+    waitq_wake_all(&c->changed);
     cluster_fiber_end(c);
 }
 
@@ -220,6 +298,10 @@ int cluster_lead(struct cluster *c)
     if (r == 0)
         r = cs_watch(c->cs, "node/", on_member_key, c);
     if (r == 0)
-        r = cs_watch(c->cs, "session/", on_member_key, c);
+        r = cs_watch(c->cs, "session/", on_session_key, c);
+    if (r == 0)
+        r = cs_watch(c->cs, "report/", on_member_key, c);
+    if (r == 0 && c->recovery == MAP_RECOVERY_ON)
+        r = cluster_spawn(c, "cluster-grace", grace_main);
     return r;
 }

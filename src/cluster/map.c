@@ -142,6 +142,11 @@ bool map_group_has(const struct map_group *g, uint16_t node)
     return map_group_in_sync(g, node) || set_has(g->joining, g->joining_count, node);
 }
 
+bool map_node_takes_data(const struct map_node *n)
+{
+    return n->weight > 0 && n->state == MAP_NODE_ACTIVE;
+}
+
 uint32_t map_shard_count(const struct map *m)
 {
     return (m->group_count + MAP_SHARD_GROUPS - 1) / MAP_SHARD_GROUPS;

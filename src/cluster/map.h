@@ -21,9 +21,10 @@ struct map_node {
     struct uuid uuid;       /* of its store */
     struct session session; /* 0: no live session */
     enum map_node_state state;
-    uint32_t weight;                /* 1024 = 1 TiB by default; 0: takes no data */
-    char name[MAP_NAME_SIZE];       /* for people; unique */
-    char zone[MAP_NAME_SIZE];       /* failure domain */
+    bool inexact;             /* its present session began with a store that may lack something */
+    uint32_t weight;          /* 1024 = 1 TiB by default; 0: takes no data */
+    char name[MAP_NAME_SIZE]; /* for people; unique */
+    char zone[MAP_NAME_SIZE]; /* failure domain */
     char address[MAP_ADDRESS_SIZE]; /* peer address, "tcp:127.0.0.1:7001" */
     char admin[MAP_ADDRESS_SIZE];   /* where dog and redirects go */
     char nbd[MAP_ADDRESS_SIZE];     /* NBD over TCP, or empty */
@@ -73,6 +74,8 @@ const struct map_pool *map_pool(const struct map *m, uint16_t id);
 bool map_group_in_sync(const struct map_group *g, uint16_t node);
 /* In any of the sets that take writes: in_sync or joining. */
 bool map_group_has(const struct map_group *g, uint16_t node);
+/* Groups are placed on it. */
+bool map_node_takes_data(const struct map_node *n);
 uint32_t map_shard_count(const struct map *m);
 
 /* Codec: one header value and shards of MAP_SHARD_GROUPS groups each; every value ends in its
@@ -83,11 +86,51 @@ void map_encode_shard(const struct map *m, uint32_t shard, struct enc *e);
 int map_decode_head(const void *p, size_t length, struct map **ret); /* -EBADMSG, -EPROTO */
 int map_decode_shard(struct map *m, uint32_t shard, const void *p, size_t length);
 
+/* --- what nodes report (cluster_report()) --- */
+/* A group that a joining node holds completely, for exactly that epoch of the group (R2). */
+struct cluster_joined {
+    uint32_t group;
+    uint64_t epoch;
+};
+
+struct cluster_report {
+    const struct cluster_joined *joined; /* every group it joins and has completed */
+    uint32_t joined_count;
+    const uint16_t *unreachable; /* numbers of live nodes that it cannot reach now (R1b) */
+    unsigned unreachable_count;
+    int failed; /* 0, or the negative errno for which its own store cannot write */
+};
+
 /* --- the leader's pure functions --- */
 /* One registered node as its key in the cluster store describes it. */
 struct map_member {
     struct map_node node; /* number is meaningless; session 0 when it has none now */
+    bool inexact;         /* its present session began with a store that may lack something */
 };
+
+/* The report that a session has written last. */
+struct map_report {
+    struct uuid uuid;
+    struct session session;
+    struct cluster_report said;
+};
+
+/* Off: groups keep the nodes that the first map gave them, dead or alive, and nobody joins. */
+enum map_recovery { MAP_RECOVERY_OFF, MAP_RECOVERY_ON };
+
+/* Everything but the present map that the next one is made of. All is borrowed. */
+struct map_inputs {
+    const struct map_member *members;
+    unsigned member_count;
+    const struct map_report *reports;
+    unsigned report_count;
+    /* Numbers of nodes without a session that may still come after a start of everything: they
+     * stay in in_sync. */
+    const uint16_t *spared;
+    unsigned spared_count;
+    enum map_recovery recovery;
+};
+
 /* First map from the nodes registered at format time: numbers them, makes the pool, places each
  * group by weighted rendezvous over zones, then nodes, with bounded load. -EINVAL: copies 0 or
  * above MAP_GROUP_MEMBER_MAX; -ENOSPC: fewer zones than copies. */
@@ -100,10 +143,9 @@ struct map_format {
 };
 int map_first(const struct map_format *f, const struct map_member *members, unsigned count,
               struct map **ret);
-/* Next map after sessions, addresses or membership changed; *ret NULL when nothing differs. A
- * changed session advances the epoch of every group the node is in (R6). A node that is gone keeps
- * its places (R1 for the last ones; taking it out of in_sync comes with recovery). */
-int map_next(const struct map *now, const struct map_member *members, unsigned count,
-             struct map **ret);
+/* Next map after anything in `in` changed; *ret NULL when nothing differs. With recovery R1, R2 and
+ * R5 move nodes between the sets (map_sets.c); without it a node that is gone keeps its places. A
+ * changed session advances the epoch of every group the node is in (R6). */
+int map_next(const struct map *now, const struct map_inputs *in, struct map **ret);
 /* Places one group: node numbers by preference, `copies` of them in different zones. */
 int map_place(const struct map *m, uint32_t group, uint8_t copies, uint16_t *ret_nodes);

@@ -5,7 +5,8 @@
  * N1 The version grows by one with each map.
  * N2 A group's epoch is the version at which its sets or the session of one of its members last
  *    changed (R6).
- * N3 A node keeps its number and its places when its session or its registration is gone (R1).
+ * N3 A node keeps its number when its session or its registration is gone; its places go by R1
+ *    (map_sets.c), or stay when recovery is off.
  * N4 A session that left the map never returns: members hold what the cluster store said after it
  *    held `now` (the caller's duty), and session ids are never reused.
  */
@@ -13,6 +14,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "cluster/map_internal.h"
+#include "cluster/map_sets.h"
 
 #define GROUP_COUNT_DEFAULT 4096u
 #define OBJECT_SIZE_DEFAULT (4u << 20)
@@ -147,12 +149,11 @@ int map_first(const struct map_format *f, const struct map_member *members, unsi
     return 0;
 }
 
-static const struct map_member *find_member(const struct map_member *members, unsigned count,
-                                            const struct uuid *u)
+static const struct map_member *find_member(const struct map_inputs *in, const struct uuid *u)
 {
-    for (unsigned i = 0; i < count; i++) {
-        if (uuid_equal(&members[i].node.uuid, u))
-            return &members[i];
+    for (unsigned i = 0; i < in->member_count; i++) {
+        if (uuid_equal(&in->members[i].node.uuid, u))
+            return &in->members[i];
     }
     return NULL;
 }
@@ -165,22 +166,14 @@ static bool set_text(char *to, const char *from, size_t size)
     return true;
 }
 
-static void advance_epochs(struct map *m, uint16_t node)
-{
-    for (uint32_t i = 0; i < m->group_count; i++) {
-        if (map_group_has(&m->groups[i], node))
-            m->groups[i].epoch.value = m->version;
-    }
-}
-
 /* Brings one node up to date with its registration; true when anything differed. */
-static bool update_node(struct map *m, struct map_node *n, const struct map_member *member)
+static bool update_node(struct map_node *n, const struct map_member *member)
 {
     bool changed = false;
     struct session session = {member ? member->node.session.value : 0};
     if (n->session.value != session.value) {
         n->session = session;
-        advance_epochs(m, n->number);
+        n->inexact = member && session.value != 0 && member->inexact;
         changed = true;
     }
     if (!member)
@@ -196,24 +189,13 @@ static bool update_node(struct map *m, struct map_node *n, const struct map_memb
     return changed;
 }
 
-int map_next(const struct map *now, const struct map_member *members, unsigned count,
-             struct map **ret)
+static int next_nodes(struct map *m, const struct map_inputs *in, bool *changed)
 {
-    *ret = NULL;
-    if (now->version == 0)
-        return 0;
     const struct map_member **list = NULL;
     unsigned list_count = 0;
-    struct map *m = map_clone(now);
-    if (!m)
-        return -ENOMEM;
-    m->version++;
-    bool changed = false;
-    for (uint32_t i = 0; i < m->node_count; i++) {
-        struct map_node *n = &m->nodes[i];
-        changed |= update_node(m, n, find_member(members, count, &n->uuid));
-    }
-    int r = new_members(m, members, count, &list, &list_count);
+    for (uint32_t i = 0; i < m->node_count; i++)
+        *changed |= update_node(&m->nodes[i], find_member(in, &m->nodes[i].uuid));
+    int r = new_members(m, in->members, in->member_count, &list, &list_count);
     if (r == 0)
         r = grow_nodes(m, list_count);
     for (unsigned i = 0; r == 0 && i < list_count; i++) {
@@ -222,10 +204,43 @@ int map_next(const struct map *now, const struct map_member *members, unsigned c
             m->node_number_next > UINT16_MAX)
             continue;
         append_node(m, &list[i]->node);
-        changed = true;
+        m->nodes[m->node_count - 1].inexact = list[i]->inexact;
+        *changed = true;
     }
     free(list);
-    if (r < 0 || !changed) {
+    return r;
+}
+
+/* Recovery is off: places stay, and only sessions advance epochs (R6). */
+static void advance_epochs(const struct map *now, struct map *m)
+{
+    for (uint32_t i = 0; i < now->node_count; i++) {
+        const struct map_node *old = &now->nodes[i], *n = map_node(m, old->number);
+        if (n->session.value == old->session.value)
+            continue;
+        for (uint32_t k = 0; k < m->group_count; k++) {
+            if (map_group_has(&m->groups[k], n->number))
+                m->groups[k].epoch.value = m->version;
+        }
+    }
+}
+
+int map_next(const struct map *now, const struct map_inputs *in, struct map **ret)
+{
+    *ret = NULL;
+    if (now->version == 0)
+        return 0;
+    struct map *m = map_clone(now);
+    if (!m)
+        return -ENOMEM;
+    m->version++;
+    bool nodes_changed = false, sets_changed = false;
+    int r = next_nodes(m, in, &nodes_changed);
+    if (r == 0 && in->recovery == MAP_RECOVERY_ON)
+        r = map_next_sets(now, in, m, &sets_changed);
+    else if (r == 0)
+        advance_epochs(now, m);
+    if (r < 0 || (!nodes_changed && !sets_changed)) {
         map_unref(m);
         return r;
     }

@@ -60,7 +60,7 @@ static void collect_zones(struct place *p)
     for (uint32_t i = 0; i < p->map->node_count; i++) {
         const struct map_node *n = &p->map->nodes[i];
         p->nodes[i].zone = UINT32_MAX;
-        if (n->weight == 0 || n->state != MAP_NODE_ACTIVE)
+        if (!map_node_takes_data(n))
             continue;
         uint64_t hash = hash_bytes(n->zone, strlen(n->zone));
         uint32_t z = 0;
@@ -143,8 +143,8 @@ void place_free(struct place *p)
     free(p);
 }
 
-int place_new(const struct map *m, const struct map_pool *pool, uint32_t except_group,
-              uint8_t copies, struct place **ret)
+static int place_make(const struct map *m, const struct map_pool *pool, uint8_t copies,
+                      struct place **ret)
 {
     if (copies == 0 || copies > MAP_GROUP_MEMBER_MAX)
         return -EINVAL;
@@ -165,9 +165,26 @@ int place_new(const struct map *m, const struct map_pool *pool, uint32_t except_
     }
     set_inclusions(p, copies);
     set_limits(p);
-    count_loads(p, except_group);
     *ret = p;
     return 0;
+}
+
+int place_new(const struct map *m, const struct map_pool *pool, uint32_t except_group,
+              uint8_t copies, struct place **ret)
+{
+    int r = place_make(m, pool, copies, ret);
+    if (r == 0)
+        count_loads(*ret, except_group);
+    return r;
+}
+
+int place_new_empty(const struct map *m, const struct map_pool *pool, uint8_t copies,
+                    struct place **ret)
+{
+    int r = place_make(m, pool, copies, ret);
+    if (r == 0)
+        (*ret)->to_place = pool->group_count;
+    return r;
 }
 
 /* Room and score of every zone for this group; the slack that the header comment defines. */

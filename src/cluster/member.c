@@ -16,7 +16,8 @@
 #define LOG_MODULE "cluster"
 
 #define MEMBER_VERSION 1
-#define CLAIM_VERSION  1
+#define CLAIM_VERSION  2
+#define CLAIM_INEXACT  1u
 
 void member_key(char out[CS_KEY_SIZE], const char *kind, const struct uuid *u)
 {
@@ -37,12 +38,14 @@ static void enc_checksum(struct enc *e, size_t start)
         enc_u32(e, crc32c(0, e->data + start, e->length - start));
 }
 
-static int dec_checked(struct dec *d, const void *p, size_t length, uint16_t version)
+/* The value's version, 1 to version_max, or an error. */
+static int dec_checked(struct dec *d, const void *p, size_t length, int version_max)
 {
     if (length < 6 || crc32c(0, p, length - 4) != get_le32((const uint8_t *)p + length - 4))
         return -EBADMSG;
     dec_init(d, p, length - 4);
-    return dec_u16(d) == version ? 0 : -EPROTO;
+    int version = dec_u16(d);
+    return version >= 1 && version <= version_max ? version : -EPROTO;
 }
 
 void member_encode(const struct map_node *n, struct enc *e)
@@ -93,6 +96,7 @@ void claim_encode(const struct claim *claim, struct enc *e)
     enc_bytes(e, claim->uuid.bytes, sizeof(claim->uuid.bytes));
     enc_u64(e, claim->session.value);
     enc_u64(e, claim->version);
+    enc_u8(e, claim->inexact ? CLAIM_INEXACT : 0);
     enc_checksum(e, start);
 }
 
@@ -106,7 +110,9 @@ int claim_decode(const void *p, size_t length, struct claim *ret)
     dec_uuid(&d, &claim.uuid);
     claim.session.value = dec_u64(&d);
     claim.version = dec_u64(&d);
-    r = dec_finish(&d);
+    uint8_t flags = r >= 2 ? dec_u8(&d) : 0;
+    claim.inexact = flags & CLAIM_INEXACT;
+    r = flags & ~CLAIM_INEXACT ? -EBADMSG : dec_finish(&d);
     if (r == 0)
         *ret = claim;
     return r;
@@ -153,8 +159,10 @@ static int list_session(void *arg, const char *key, const void *value, size_t le
         return 0;
     }
     for (unsigned i = 0; i < l->count; i++) {
-        if (uuid_equal(&l->members[i].node.uuid, &claim.uuid))
-            l->members[i].node.session = claim.session;
+        if (!uuid_equal(&l->members[i].node.uuid, &claim.uuid))
+            continue;
+        l->members[i].node.session = claim.session;
+        l->members[i].inexact = claim.inexact;
     }
     return 0;
 }

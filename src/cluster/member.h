@@ -18,9 +18,21 @@ struct claim {
     struct uuid uuid;
     struct session session;
     uint64_t version;
+    bool inexact; /* session/: the store may lack something */
 };
 void claim_encode(const struct claim *claim, struct enc *e);
 int claim_decode(const void *p, size_t length, struct claim *ret);
+
+/* Value of "report/UUID". */
+void report_encode(const struct uuid *uuid, struct session s, const struct cluster_report *r,
+                   struct enc *e);
+/* The arrays of ret->said are one allocation, owned: report_done(). -EBADMSG, -EPROTO, -ENOMEM. */
+int report_decode(const void *p, size_t length, struct map_report *ret);
+void report_done(struct map_report *r);
+/* The reports of all sessions. What cannot be decoded is logged and left out. *ret is owned:
+ * report_list_free(). */
+fiber_fn int report_list(struct cs *cs, struct map_report **ret, unsigned *ret_count);
+void report_list_free(struct map_report *reports, unsigned count);
 
 /* All registered nodes, with their present sessions. What cannot be decoded is logged and left out.
  * *ret is owned. */

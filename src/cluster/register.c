@@ -83,6 +83,7 @@ static fiber_fn int find_old_lead(struct cluster *c, uint64_t *ret_revision)
 
 struct registration {
     char node_key[CS_KEY_SIZE], session_key[CS_KEY_SIZE], ack_key[CS_KEY_SIZE];
+    char report_key[CS_KEY_SIZE];
     char name_key[CS_KEY_SIZE], old_name_key[CS_KEY_SIZE];
     uint64_t node_revision, name_revision, leader_revision;
     struct enc node, claim;
@@ -90,7 +91,7 @@ struct registration {
 
 static fiber_fn int write_registration(struct cluster *c, const struct registration *g)
 {
-    struct cs_op ops[6];
+    struct cs_op ops[7];
     unsigned n = 0;
     ops[n++] = (struct cs_op){.kind = CS_PUT,
                               .key = g->node_key,
@@ -109,6 +110,7 @@ static fiber_fn int write_registration(struct cluster *c, const struct registrat
                               .length = g->claim.length,
                               .ephemeral = true};
     ops[n++] = (struct cs_op){.kind = CS_DELETE, .key = g->ack_key, .revision = CS_REVISION_ANY};
+    ops[n++] = (struct cs_op){.kind = CS_DELETE, .key = g->report_key, .revision = CS_REVISION_ANY};
     if (g->old_name_key[0])
         ops[n++] =
             (struct cs_op){.kind = CS_DELETE, .key = g->old_name_key, .revision = CS_REVISION_ANY};
@@ -153,13 +155,14 @@ static fiber_fn int check_cluster(struct cluster *c)
 fiber_fn int cluster_register(struct cluster *c)
 {
     struct registration g = {0};
-    struct claim claim = {.uuid = c->self.uuid, .session = c->cs->session};
+    struct claim claim = {.uuid = c->self.uuid, .session = c->cs->session, .inexact = c->inexact};
     int r = check_cluster(c);
     if (r < 0)
         return r;
     member_key(g.node_key, "node", &c->self.uuid);
     member_key(g.session_key, "session", &c->self.uuid);
     member_key(g.ack_key, "ack", &c->self.uuid);
+    member_key(g.report_key, "report", &c->self.uuid);
     name_key(g.name_key, c->self.name);
     enc_init(&g.node);
     enc_init(&g.claim);

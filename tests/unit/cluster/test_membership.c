@@ -24,6 +24,8 @@ struct world {
     struct rt *rt;
     struct sim_cs *store; /* NULL: local */
     char directory[64], spec[128];
+    enum cluster_recovery recovery;
+    uint64_t grace_ns;
     fiber_fn void (*scene)(struct world *w);
 };
 
@@ -55,7 +57,9 @@ static void node_options(struct world *w, unsigned i, struct cluster_options *re
                                     .zone = zones[i],
                                     .address = "tcp:127.0.0.1:7000",
                                     .admin = "tcp:127.0.0.1:8000",
-                                    .weight = 1024};
+                                    .weight = 1024,
+                                    .recovery = w->recovery ? w->recovery : CLUSTER_RECOVERY_OFF,
+                                    .grace_ns = w->grace_ns};
     if (w->store)
         ASSERT(sim_cs_open(w->rt, w->store, &ret->cs) == 0);
     else
@@ -392,6 +396,102 @@ static fiber_fn void join_scene(struct world *w)
     stop_all(c, 4);
 }
 
+/* --- recovery --- */
+
+/* Reports every group that node i joins, each for its present epoch. */
+static fiber_fn void report_all(struct cluster *c)
+{
+    struct map *m = cluster_map(c);
+    struct cluster_joined joined[64];
+    uint32_t count = 0;
+    int self = cluster_self(c);
+    for (uint32_t g = 0; g < m->group_count; g++) {
+        const struct map_group *group = &m->groups[g];
+        if (map_group_has(group, (uint16_t)self) && !map_group_in_sync(group, (uint16_t)self))
+            joined[count++] = (struct cluster_joined){g, group->epoch.value};
+    }
+    struct cluster_report r = {.joined = joined, .joined_count = count};
+    ASSERT(cluster_report(c, &r) == 0);
+}
+
+/* Waits until node `number` is in in_sync (or joining) of all (or no) groups that c sees. */
+enum wanted { IN_SYNC, JOINING, NOWHERE };
+static fiber_fn void wait_place(struct world *w, struct cluster *c, uint16_t number,
+                                enum wanted wanted)
+{
+    for (;;) {
+        struct map *m = cluster_map(c);
+        uint32_t fit = 0;
+        for (uint32_t g = 0; g < m->group_count; g++) {
+            bool in_sync = map_group_in_sync(&m->groups[g], number);
+            bool joining = map_group_has(&m->groups[g], number) && !in_sync;
+            fit += wanted == IN_SYNC ? in_sync : wanted == JOINING ? joining : !in_sync && !joining;
+        }
+        if (fit == m->group_count)
+            return;
+        ASSERT(cluster_wait_change(c, m->version, soon(w)) == 0);
+    }
+}
+
+/* R1, R2: a node dies, leaves; returns, joins, reports, is in sync. */
+static fiber_fn void recovery_scene(struct world *w)
+{
+    struct cluster *c[3];
+    w->recovery = CLUSTER_RECOVERY_ON;
+    w->grace_ns = 1;
+    start_cluster(w, c);
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned i = round;
+        struct cluster *other = c[(i + 1) % 3];
+        cluster_stop(c[i]);
+        wait_place(w, other, (uint16_t)i, NOWHERE);
+        for (uint32_t g = 0; g < 64; g++)
+            ASSERT(cluster_map(other)->groups[g].last_full_count == 2);
+        c[i] = start_node(w, i);
+        wait_place(w, other, (uint16_t)i, JOINING);
+        wait_place(w, c[i], (uint16_t)i, JOINING);
+        report_all(c[i]);
+        wait_place(w, other, (uint16_t)i, IN_SYNC);
+        wait_place(w, c[i], (uint16_t)i, IN_SYNC);
+    }
+    stop_all(c, 3);
+}
+
+/* After a start of everything nobody is dropped before the grace period is over. */
+static fiber_fn void grace_scene(struct world *w)
+{
+    struct cluster *c[3];
+    w->recovery = CLUSTER_RECOVERY_ON;
+    w->grace_ns = NS_PER_S;
+    start_cluster(w, c);
+    stop_all(c, 3);
+    uint64_t start = clock_now(w->rt);
+    c[1] = start_node(w, 1);
+    wait_session(w, c[1], 1, cluster_session(c[1]).value);
+    wait_session(w, c[1], 0, 0);
+    wait_place(w, c[1], 0, IN_SYNC);
+    c[0] = start_node(w, 0);
+    wait_session(w, c[1], 0, cluster_session(c[0]).value);
+    wait_place(w, c[1], 0, IN_SYNC); /* it came in time */
+    wait_place(w, c[1], 2, IN_SYNC);
+    wait_place(w, c[1], 2, NOWHERE); /* it did not */
+    ASSERT(clock_now(w->rt) >= start + NS_PER_S);
+    /* Who was seen is not waited for. */
+    c[2] = start_node(w, 2);
+    wait_place(w, c[1], 2, JOINING);
+    uint64_t before = clock_now(w->rt);
+    cluster_stop(c[0]);
+    wait_place(w, c[1], 0, NOWHERE);
+    wait_place(w, c[2], 0, NOWHERE);
+    ASSERT(clock_now(w->rt) < before + NS_PER_S);
+    cluster_stop(c[1]); /* the last one in sync; c[2] leads, and has just started */
+    wait_session(w, c[2], 1, 0);
+    for (uint32_t g = 0; g < 64; g++)
+        ASSERT(cluster_map(c[2])->groups[g].in_sync_count == 1);
+    wait_place(w, c[2], 1, IN_SYNC);
+    cluster_stop(c[2]);
+}
+
 static fiber_fn int try_start(struct world *w, struct cluster_options *o)
 {
     struct cluster *c;
@@ -546,6 +646,8 @@ SCENE_TEST(fence)
 SCENE_TEST(callback)
 SCENE_TEST(stop)
 SCENE_TEST(join)
+SCENE_TEST(recovery)
+SCENE_TEST(grace)
 SCENE_TEST(refusal)
 SCENE_TEST(vid)
 
@@ -632,7 +734,8 @@ int main(void)
         cmocka_unit_test(test_format), cmocka_unit_test(test_restart),
         cmocka_unit_test(test_leader), cmocka_unit_test(test_fence),
         cmocka_unit_test(test_stop),   cmocka_unit_test(test_callback),
-        cmocka_unit_test(test_join),   cmocka_unit_test(test_refusal),
+        cmocka_unit_test(test_join),   cmocka_unit_test(test_recovery),
+        cmocka_unit_test(test_grace),  cmocka_unit_test(test_refusal),
         cmocka_unit_test(test_vid),    cmocka_unit_test(test_death),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

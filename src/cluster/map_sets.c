@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The next sets of every group: who leaves in_sync, who joins, who enters (R1, R2, R5).
+ *
+ * S1 in_sync is never empty. Every node of it holds everything that was answered.
+ * S2 A node enters in_sync only from joining, with a report of its present session for exactly the
+ *    epoch that the group has in the present map (R2).
+ * S3 A node without a session, or whose store may lack something, leaves in_sync unless no live
+ *    node that may stay would be left: then all stay, until one of them is there (R1). One whose
+ *    store may lack something leaves as long as any other one stays, dead or alive.
+ * S4 Moving never makes redundancy less: who is no target leaves only while more than `copies` live
+ *    nodes are in sync, and every target that can be is in sync (R5).
+ * S5 last_full is in_sync of the last epoch with at least min_copies of them.
+ * S6 The epoch is the version exactly when the sets or a member's session changed (R6).
+ */
+#include "cluster/map_sets.h"
+#include <stdlib.h>
+#include <string.h>
+#include "base/err.h"
+#include "cluster/map_internal.h"
+
+#define SET_MAX (3 * MAP_GROUP_MEMBER_MAX)
+
+struct set {
+    uint16_t nodes[SET_MAX];
+    unsigned count;
+};
+
+static void set_add(struct set *s, uint16_t node)
+{
+    ASSERT(s->count < SET_MAX);
+    s->nodes[s->count++] = node;
+}
+
+static bool set_has(const struct set *s, uint16_t node)
+{
+    for (unsigned i = 0; i < s->count; i++) {
+        if (s->nodes[i] == node)
+            return true;
+    }
+    return false;
+}
+
+static struct set set_of(const uint16_t *nodes, unsigned count)
+{
+    struct set s = {.count = count};
+    memcpy(s.nodes, nodes, count * sizeof(nodes[0]));
+    return s;
+}
+
+/* What decides about a node's places. */
+enum {
+    F_LIVE = 1,    /* has a session */
+    F_SPARED = 2,  /* has none, but may still come (grace) */
+    F_CHANGED = 4, /* its session is another one than in the present map */
+    F_INEXACT = 8, /* and began with a store that may lack something */
+};
+
+struct step {
+    const struct map *now;
+    struct map *m;
+    const struct map_inputs *in;
+    uint8_t *flags; /* by index of m->nodes */
+    uint16_t targets[MAP_GROUP_MEMBER_MAX];
+    unsigned target_count;
+};
+
+static unsigned flags_of(const struct step *s, uint16_t node)
+{
+    const struct map_node *n = map_node(s->m, node);
+    ASSERT(n);
+    return s->flags[n - s->m->nodes];
+}
+
+static bool is_live(const struct step *s, uint16_t node)
+{
+    return flags_of(s, node) & F_LIVE;
+}
+
+static bool is_target(const struct step *s, uint16_t node)
+{
+    for (unsigned i = 0; i < s->target_count; i++) {
+        if (s->targets[i] == node)
+            return true;
+    }
+    return false;
+}
+
+static void set_flags(struct step *s)
+{
+    for (uint32_t i = 0; i < s->m->node_count; i++) {
+        const struct map_node *n = &s->m->nodes[i], *old = map_node(s->now, n->number);
+        unsigned f = n->session.value ? F_LIVE : 0;
+        for (unsigned k = 0; !f && k < s->in->spared_count; k++)
+            f |= s->in->spared[k] == n->number ? F_SPARED : 0;
+        if (old && old->session.value != n->session.value)
+            f |= F_CHANGED;
+        if ((f & F_LIVE) && (f & F_CHANGED) && n->inexact)
+            f |= F_INEXACT;
+        s->flags[i] = (uint8_t)f;
+    }
+}
+
+/* --- one group --- */
+
+/* S2: has the present session of `node` reported the group complete at its present epoch? */
+static bool has_joined(const struct step *s, uint32_t group, uint16_t node)
+{
+    const struct map_node *n = map_node(s->m, node), *old = map_node(s->now, node);
+    if (n->session.value == 0 || !old || old->session.value != n->session.value)
+        return false;
+    for (unsigned i = 0; i < s->in->report_count; i++) {
+        const struct map_report *r = &s->in->reports[i];
+        if (r->session.value != n->session.value || !uuid_equal(&r->uuid, &n->uuid))
+            continue;
+        for (uint32_t k = 0; k < r->said.joined_count; k++) {
+            if (r->said.joined[k].group == group &&
+                r->said.joined[k].epoch == s->now->groups[group].epoch.value)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* S3 */
+static void leave(const struct step *s, struct set *in_sync)
+{
+    struct set exact = {0}, live = {0};
+    for (unsigned i = 0; i < in_sync->count; i++) {
+        if (!(flags_of(s, in_sync->nodes[i]) & F_INEXACT))
+            set_add(&exact, in_sync->nodes[i]);
+    }
+    if (exact.count > 0)
+        *in_sync = exact;
+    bool any_live = false;
+    for (unsigned i = 0; i < in_sync->count; i++) {
+        unsigned f = flags_of(s, in_sync->nodes[i]);
+        any_live |= (f & F_LIVE) != 0;
+        if (f & (F_LIVE | F_SPARED))
+            set_add(&live, in_sync->nodes[i]);
+    }
+    if (any_live)
+        *in_sync = live;
+}
+
+static unsigned count_live(const struct step *s, const struct set *set)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < set->count; i++)
+        n += is_live(s, set->nodes[i]);
+    return n;
+}
+
+/* S4 */
+static void move_away(const struct step *s, unsigned copies, struct set *in_sync)
+{
+    for (unsigned i = 0; i < s->target_count; i++) {
+        if (is_live(s, s->targets[i]) && !set_has(in_sync, s->targets[i]))
+            return;
+    }
+    unsigned live = count_live(s, in_sync);
+    for (unsigned i = in_sync->count; i-- > 0 && live > copies;) {
+        if (is_target(s, in_sync->nodes[i]) || !is_live(s, in_sync->nodes[i]))
+            continue;
+        memmove(&in_sync->nodes[i], &in_sync->nodes[i + 1],
+                (in_sync->count - i - 1) * sizeof(in_sync->nodes[0]));
+        in_sync->count--;
+        live--;
+    }
+}
+
+static struct set next_joining(const struct step *s, const struct set *before, unsigned copies,
+                               const struct set *in_sync)
+{
+    struct set joining = {0};
+    for (unsigned i = 0; i < before->count; i++) {
+        uint16_t n = before->nodes[i];
+        if (is_live(s, n) && !set_has(in_sync, n) && (is_target(s, n) || in_sync->count < copies))
+            set_add(&joining, n);
+    }
+    if (count_live(s, in_sync) == 0)
+        return joining; /* nobody to learn from */
+    for (unsigned i = 0; i < s->target_count && joining.count < MAP_GROUP_MEMBER_MAX; i++) {
+        uint16_t n = s->targets[i];
+        if (is_live(s, n) && !set_has(in_sync, n) && !set_has(&joining, n))
+            set_add(&joining, n);
+    }
+    return joining;
+}
+
+/* Place in the order of in_sync: who is there first, then as the placement prefers them. */
+static unsigned rank(const struct step *s, uint16_t node)
+{
+    unsigned r = is_live(s, node) ? 0 : 1u << 31;
+    for (unsigned i = 0; i < s->target_count; i++) {
+        if (s->targets[i] == node)
+            return r + i;
+    }
+    return r + MAP_GROUP_MEMBER_MAX + node;
+}
+
+static void sort_by_rank(const struct step *s, struct set *set)
+{
+    for (unsigned i = 1; i < set->count; i++) {
+        uint16_t node = set->nodes[i];
+        unsigned at = i;
+        for (; at > 0 && rank(s, set->nodes[at - 1]) > rank(s, node); at--)
+            set->nodes[at] = set->nodes[at - 1];
+        set->nodes[at] = node;
+    }
+}
+
+static bool same_members(const struct set *a, const uint16_t *nodes, unsigned count)
+{
+    if (a->count != count)
+        return false;
+    for (unsigned i = 0; i < count; i++) {
+        if (!set_has(a, nodes[i]))
+            return false;
+    }
+    return true;
+}
+
+static bool session_changed(const struct step *s, const struct map_group *g)
+{
+    for (unsigned i = 0; i < g->in_sync_count; i++) {
+        if (flags_of(s, g->in_sync[i]) & F_CHANGED)
+            return true;
+    }
+    for (unsigned i = 0; i < g->joining_count; i++) {
+        if (flags_of(s, g->joining[i]) & F_CHANGED)
+            return true;
+    }
+    return false;
+}
+
+static uint8_t put_set(uint16_t to[MAP_GROUP_MEMBER_MAX], const struct set *from)
+{
+    ASSERT(from->count <= MAP_GROUP_MEMBER_MAX);
+    memset(to, 0, MAP_GROUP_MEMBER_MAX * sizeof(to[0]));
+    memcpy(to, from->nodes, from->count * sizeof(to[0]));
+    return (uint8_t)from->count;
+}
+
+static bool next_group(const struct step *s, const struct map_pool *pool, uint32_t number)
+{
+    const struct map_group *old = &s->now->groups[number];
+    struct set in_sync = set_of(old->in_sync, old->in_sync_count);
+    struct set before = set_of(old->joining, old->joining_count);
+    for (unsigned i = 0; i < before.count && in_sync.count < MAP_GROUP_MEMBER_MAX; i++) {
+        if (has_joined(s, number, before.nodes[i]))
+            set_add(&in_sync, before.nodes[i]);
+    }
+    leave(s, &in_sync);
+    move_away(s, pool->copies, &in_sync);
+    struct set joining = next_joining(s, &before, pool->copies, &in_sync);
+    ASSERT(in_sync.count > 0 || old->in_sync_count == 0); /* S1 */
+    struct set last_full = set_of(old->last_full, old->last_full_count);
+    if (in_sync.count >= pool->min_copies)
+        last_full = in_sync;
+    if (same_members(&in_sync, old->in_sync, old->in_sync_count) &&
+        same_members(&joining, old->joining, old->joining_count) &&
+        same_members(&last_full, old->last_full, old->last_full_count) && !session_changed(s, old))
+        return false;
+    struct map_group *g = &s->m->groups[number];
+    sort_by_rank(s, &in_sync);
+    if (in_sync.count >= pool->min_copies)
+        last_full = in_sync;
+    g->in_sync_count = put_set(g->in_sync, &in_sync);
+    g->joining_count = put_set(g->joining, &joining);
+    g->last_full_count = put_set(g->last_full, &last_full);
+    g->epoch.value = s->m->version; /* S6 */
+    return true;
+}
+
+/* --- all groups --- */
+
+static unsigned count_zones(const struct map *m)
+{
+    unsigned zones = 0;
+    for (uint32_t i = 0; i < m->node_count; i++) {
+        bool first = map_node_takes_data(&m->nodes[i]);
+        for (uint32_t k = 0; first && k < i; k++)
+            first = !map_node_takes_data(&m->nodes[k]) ||
+                    strcmp(m->nodes[k].zone, m->nodes[i].zone) != 0;
+        zones += first;
+    }
+    return zones;
+}
+
+static int next_pool(struct step *s, const struct map_pool *pool, bool *changed)
+{
+    struct place *place = NULL;
+    unsigned zones = count_zones(s->m);
+    s->target_count = MIN((unsigned)pool->copies, zones);
+    int r = 0;
+    if (s->target_count > 0)
+        r = place_new_empty(s->m, pool, (uint8_t)s->target_count, &place);
+    for (uint32_t i = 0; r == 0 && i < pool->group_count; i++) {
+        if (place)
+            place_group(place, i + pool->group_base, (uint8_t)s->target_count, s->targets);
+        *changed |= next_group(s, pool, i + pool->group_base);
+    }
+    place_free(place);
+    return r;
+}
+
+int map_next_sets(const struct map *now, const struct map_inputs *in, struct map *m,
+                  bool *ret_changed)
+{
+    struct step s = {.now = now, .m = m, .in = in};
+    s.flags = calloc(m->node_count + 1, 1);
+    if (!s.flags)
+        return -ENOMEM;
+    set_flags(&s);
+    bool changed = false;
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < m->pool_count; i++)
+        r = next_pool(&s, &m->pools[i], &changed);
+    free(s.flags);
+    if (r == 0)
+        *ret_changed = changed;
+    return r;
+}
