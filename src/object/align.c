@@ -109,7 +109,7 @@ static fiber_fn int send_meta(struct objects *o, uint16_t node, const struct pee
     peer_meta_encode(m, &e);
     int r = e.error;
     call_init(&c, PEER_META_APPLY, 0); /* without payload it cannot fail */
-    c.flags = CALL_FAIL_FAST;
+    c.flags = CALL_FAIL_FAST | CALL_BOUND;
     c.body = e.data;
     c.body_length = (uint32_t)e.length;
     if (r == 0)
@@ -167,7 +167,8 @@ static fiber_fn int level_group(struct objects *o, uint32_t group, uint64_t epoc
         gc.node = i;
         const struct listing l = {
             .node = members[i],
-            .flags = CALL_FAIL_FAST, /* groups without that node must not wait for it */
+            /* groups without that node must not wait for it */
+            .flags = CALL_FAIL_FAST | CALL_BOUND,
             .filter = {.flags = PEER_LIST_BY_GROUP | PEER_LIST_META, .group = (uint16_t)group},
             .fn = add_copy,
             .arg = &gc,

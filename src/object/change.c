@@ -7,6 +7,8 @@
  * W4 Per object, changes travel in the order of the calls. Links keep the order to other nodes;
  *    for the own store, group.changes is the order, and a change waits for an earlier one of its
  *    object that has not been given to the store at this epoch.
+ * R4 With fewer in-sync nodes than the pool's min_copies a change is not sent: it waits for an
+ *    epoch with enough of them.
  * A1 The first answer with a result ends it for its member; refusals for the epoch and a
  *    member's own trouble (full, failed, away) do not: they are tried again.
  */
@@ -24,9 +26,10 @@ struct member {
     struct call call;
     struct change *change;
     uint16_t node;
-    bool wanted;   /* in the group at the present epoch */
-    bool answered; /* at the present epoch */
-    bool parked;   /* refused: to be sent again */
+    bool is_set_up; /* its call is good */
+    bool wanted;    /* in the group at the present epoch */
+    bool answered;  /* at the present epoch */
+    bool parked;    /* refused: to be sent again */
     int result;
 };
 
@@ -39,12 +42,14 @@ struct change {
     uint64_t epoch; /* that answers count for */
     unsigned unanswered, parked_count;
     unsigned member_count;
+    bool is_short;   /* R4: nobody is wanted */
+    bool incomplete; /* some member could not be set up: nothing is complete before it is */
     bool local_wanted, local_answered, local_submitted;
     int local_result;
     uint32_t payload_length, payload_crc;
     uint32_t body_length;
     uint8_t body[PEER_CHANGE_BYTES_MAX];
-    struct member members[MAP_GROUP_MEMBER_MAX];
+    struct member members[MAP_GROUP_MEMBER_MAX]; /* of all epochs that it has seen */
 };
 
 /* --- results --- */
@@ -92,14 +97,19 @@ static void local_state(struct change *ch, bool wanted, bool submitted)
     ch->local_submitted = submitted;
 }
 
+static void unpark(struct member *m)
+{
+    if (!m->parked)
+        return;
+    m->parked = false;
+    m->change->parked_count--;
+}
+
 static void member_submit(struct member *m)
 {
     struct objects *o = m->change->o;
     struct node_state *n = node_get(o, m->node);
-    if (m->parked) {
-        m->parked = false;
-        m->change->parked_count--;
-    }
+    unpark(m);
     if (n && !o->stopping) {
         link_submit(&n->link, &m->call);
         return;
@@ -180,42 +190,58 @@ static bool is_listed(const struct map_group *g, uint16_t node)
 static struct member *member_find(struct change *ch, uint16_t node)
 {
     for (unsigned i = 0; i < ch->member_count; i++)
-        if (ch->members[i].node == node)
+        if (ch->members[i].node == node && ch->members[i].is_set_up)
             return &ch->members[i];
     return NULL;
 }
 
-/* Makes the present members the wanted ones, with nothing answered. -ENOMEM. */
-static int members_set(struct change *ch)
+/* Room for one more member: new, or that of one that is not wanted any more. NULL: none now. */
+static struct member *member_slot(struct change *ch, uint16_t node)
+{
+    struct member *m = NULL;
+    for (unsigned i = 0; i < ch->member_count && !m; i++)
+        if (!ch->members[i].wanted && !call_busy(&ch->members[i].call))
+            m = &ch->members[i];
+    if (m) {
+        unpark(m);
+        call_done(&m->call);
+    } else if (ch->member_count < ARRAY_SIZE(ch->members)) {
+        m = &ch->members[ch->member_count++];
+    } else {
+        return NULL;
+    }
+    int r = member_init(ch, m, node);
+    m->wanted = m->is_set_up = r == 0;
+    return r == 0 ? m : NULL;
+}
+
+/* Makes the present members the wanted ones, with nothing answered. */
+static void members_set(struct change *ch)
 {
     struct objects *o = ch->o;
     const struct map_group *g = group_map(o, ch->group);
     uint16_t node;
     ch->epoch = group_get(o, ch->group)->epoch;
     ch->unanswered = 0;
-    ch->local_answered = false;
-    local_state(ch, o->self >= 0 && is_listed(g, (uint16_t)o->self), false);
+    ch->local_answered = ch->incomplete = false;
+    ch->is_short = !group_may_write(o, ch->group);
+    ch->op.short_group = ch->is_short ? (int)ch->group : -1;
+    local_state(ch, !ch->is_short && o->self >= 0 && is_listed(g, (uint16_t)o->self), false);
     for (unsigned i = 0; i < ch->member_count; i++) {
-        ch->members[i].wanted = false;
-        ch->members[i].answered = false;
+        struct member *m = &ch->members[i];
+        m->wanted = m->is_set_up && !ch->is_short && m->node != o->self && is_listed(g, m->node);
+        m->answered = false;
     }
-    for (unsigned i = 0; lists(g, i, &node); i++) {
+    for (unsigned i = 0; !ch->is_short && lists(g, i, &node); i++) {
         if (node == o->self)
             continue;
         struct member *m = member_find(ch, node);
-        if (!m && ch->member_count < MAP_GROUP_MEMBER_MAX) {
-            m = &ch->members[ch->member_count];
-            int r = member_init(ch, m, node);
-            if (r < 0)
-                return r;
-            ch->member_count++;
-        }
-        if (m) {
-            m->wanted = true;
-            ch->unanswered++;
-        }
+        if (!m)
+            m = member_slot(ch, node);
+        ch->incomplete = ch->incomplete || !m;
+        ch->unanswered += m != NULL;
     }
-    return 0;
+    ch->op.call_count = ch->member_count;
 }
 
 /* Sends to all that are not being asked already; an answer of an older epoch will cause its own
@@ -233,13 +259,13 @@ void changes_on_epoch(struct objects *o, uint32_t group)
 {
     struct group *g = group_get(o, group);
     struct change *ch;
+    bool may_write = group_may_write(o, group);
     list_for_each (ch, &g->changes, in_group) {
-        if (ch->epoch == g->epoch)
+        if (ch->epoch == g->epoch && ch->is_short == !may_write && !ch->incomplete)
             continue;
-        if (members_set(ch) < 0) {
-            ch->unanswered++; /* of the member that could not be made */
+        members_set(ch);
+        if (ch->incomplete)
             log_error("no memory to resend a change of group %u; it waits", group);
-        }
         members_submit(ch);
         waitq_wake_all(&ch->op.wait);
     }
@@ -409,8 +435,8 @@ static bool is_full(struct objects *o, const struct map_group *g, uint64_t bytes
 
 static bool complete(const struct change *ch)
 {
-    return ch->unanswered == 0 && (!ch->local_wanted || ch->local_answered) &&
-           ch->epoch == ch->o->groups[ch->group].epoch;
+    return !ch->is_short && !ch->incomplete && ch->unanswered == 0 &&
+           (!ch->local_wanted || ch->local_answered) && ch->epoch == ch->o->groups[ch->group].epoch;
 }
 
 static fiber_fn int drive(struct change *ch)
@@ -424,12 +450,15 @@ static fiber_fn int drive(struct change *ch)
             return 0;
         if (op_cancelled(o, &ch->op))
             return -ECANCELED;
-        if (ch->parked_count == 0 && !local_waits) {
+        if (ch->parked_count == 0 && !local_waits && !ch->incomplete) {
             waitq_wait(&ch->op.wait);
             continue;
         }
-        if (waitq_wait_until(&ch->op.wait, o->rt, clock_now(o->rt) + RETRY_NS) == -ETIMEDOUT)
+        if (waitq_wait_until(&ch->op.wait, o->rt, clock_now(o->rt) + RETRY_NS) == -ETIMEDOUT) {
+            if (ch->incomplete)
+                members_set(ch);
             members_submit(ch);
+        }
     }
 }
 
@@ -479,14 +508,11 @@ fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
              c->kind == OBJECT_REMOVE || c->kind == OBJECT_PUNCH ? "discards" : "writes");
     list_push_back(&g->changes, &ch.in_group);
     o->write_bytes_inflight += bytes;
-    r = members_set(&ch);
     ch.op.calls = &ch.members[0].call;
     ch.op.call_size = sizeof(ch.members[0]);
-    ch.op.call_count = ch.member_count;
-    if (r == 0) {
-        members_submit(&ch);
-        r = drive(&ch);
-    }
+    members_set(&ch);
+    members_submit(&ch);
+    r = drive(&ch);
     finish(&ch);
     o->write_bytes_inflight -= bytes;
     op_end(o, &ch.op);

@@ -24,6 +24,23 @@ const struct map_group *group_map(const struct objects *o, uint32_t group)
     return group < o->map->group_count ? &o->map->groups[group] : NULL;
 }
 
+const struct map_pool *group_pool(const struct objects *o, uint32_t group)
+{
+    for (uint32_t i = 0; i < o->map->pool_count; i++) {
+        const struct map_pool *p = &o->map->pools[i];
+        if (group >= p->group_base && group - p->group_base < p->group_count)
+            return p;
+    }
+    return NULL;
+}
+
+bool group_may_write(const struct objects *o, uint32_t group)
+{
+    const struct map_group *g = group_map(o, group);
+    const struct map_pool *p = group_pool(o, group);
+    return g && g->in_sync_count >= (p ? MAX(p->min_copies, 1) : 1);
+}
+
 bool gate_serving(const struct objects *o)
 {
     return o->self >= 0 && cluster_serving(o->cluster);

@@ -38,6 +38,7 @@ int call_init(struct call *c, enum peer_type type, unsigned payload_count)
     c->on_body = NULL;
     c->done = NULL;
     c->user = NULL;
+    c->deadline_ns = 0;
     c->status = 0;
     c->reply_map_version = 0;
     c->reply_payload_length = 0;

@@ -17,7 +17,10 @@ struct link;
 
 enum call_state { CALL_IDLE, CALL_QUEUED, CALL_SENT, CALL_RECEIVING, CALL_ANSWERED };
 enum call_flags {
-    CALL_FAIL_FAST = 1 /* -ECONNRESET when the connection breaks or cannot be made */
+    CALL_FAIL_FAST = 1, /* -ECONNRESET when the connection breaks or cannot be made */
+    /* For node_call(): -EAGAIN when the epoch of its group changes; of a call without one, when
+     * any new map is acted on. The node may not count any more. */
+    CALL_BOUND = 2,
 };
 #define CALL_IOV_INLINE 6u
 #define LINK_SLOT_COUNT 256u
@@ -40,6 +43,7 @@ struct call {
     int (*on_body)(struct call *c, const uint8_t *body, size_t length);
     void (*done)(struct call *c); /* on a fiber or on the loop: may wake and submit, not suspend */
     void *user;
+    uint64_t deadline_ns; /* for node_call(), 0: none */
 
     /* The answer. */
     int status;

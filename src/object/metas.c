@@ -137,8 +137,12 @@ static fiber_fn int own_part(struct replication *rp)
     return r;
 }
 
+/* R4, too. */
 static int enter_all(struct replication *rp)
 {
+    for (unsigned i = 0; i < rp->count; i++)
+        if (!group_may_write(rp->o, rp->metas[i].oid.group))
+            return -EAGAIN;
     for (unsigned i = 0; i < rp->count; i++) {
         if (gate_enter(rp->o, rp->metas[i].oid.group, rp->metas[i].epoch) < 0) {
             while (i > 0)

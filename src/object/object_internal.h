@@ -54,6 +54,10 @@ fiber_fn int gate_adopt(struct objects *o, struct map *m);
 /* NULL: no such group in the present map. */
 struct group *group_get(struct objects *o, uint32_t group);
 const struct map_group *group_map(const struct objects *o, uint32_t group);
+/* The pool that a group belongs to; NULL: of none. */
+const struct map_pool *group_pool(const struct objects *o, uint32_t group);
+/* R4: the group has as many in-sync nodes as its pool wants for writing. */
+bool group_may_write(const struct objects *o, uint32_t group);
 static inline bool group_is_primary(const struct map_group *g, int self)
 {
     return self >= 0 && g->in_sync_count > 0 && g->in_sync[0] == self;
@@ -69,6 +73,9 @@ struct op {
     const struct call *calls; /* array: those not answered name the nodes that it waits for */
     size_t call_size;         /* bytes from one call to the next in an array of larger structs */
     unsigned call_count;
+    int short_group; /* R4: the group that has too few in-sync nodes, -1: none */
+    bool bound;      /* to the map: a new one ends the wait, because it may have made it vain */
+    uint64_t map_version; /* with `bound` */
 };
 void op_begin(struct objects *o, struct op *op, const struct object_owner *owner, const char *what);
 void op_end(struct objects *o, struct op *op);
@@ -144,8 +151,8 @@ void payload_put(struct objects *o, void *p, size_t size, bool reserve);
 
 /* --- asking one node (rpc.c) --- */
 /* Asks node `number` (maybe this one) and waits. c was made by call_init() and filled; c->on_body
- * gets the answer. Returns the answer's status; -ECONNRESET only with CALL_FAIL_FAST; -ECANCELED.
- */
+ * gets the answer. Returns the answer's status; -ECONNRESET only with CALL_FAIL_FAST; -EAGAIN also
+ * when CALL_BOUND ends it; -ETIMEDOUT at c->deadline_ns; -ECANCELED. */
 fiber_fn int node_call(struct objects *o, uint16_t number, struct call *c,
                        const struct object_owner *owner, const char *what);
 /* Calls that can be made many at once: begin, then wait for all. done() is set by rpc. */
@@ -155,10 +162,12 @@ struct node_calls {
 };
 void node_calls_begin(struct objects *o, struct node_calls *n, const struct object_owner *owner,
                       const char *what);
+/* The wait ends with -EAGAIN when another map is acted on. */
+void node_calls_bind(struct objects *o, struct node_calls *n);
 /* Not for this node itself. */
 void node_calls_add(struct objects *o, struct node_calls *n, uint16_t number, struct call *c);
-/* 0 when all are answered, -ECANCELED (then none is under way any more). `calls` must be all that
- * were added. */
+/* 0 when all are answered; -ECANCELED or -EAGAIN (then none is under way any more). `calls` must be
+ * all that were added. */
 fiber_fn int node_calls_wait(struct objects *o, struct node_calls *n, struct call **calls,
                              unsigned count);
 /* What this node knows of another. Never NULL for numbers of the map. */
@@ -186,9 +195,11 @@ fiber_fn int copy_install(struct objects *o, uint16_t node, uint16_t donor, cons
 fiber_fn int copy_remove(struct objects *o, uint16_t node, const struct oid *oid,
                          struct version prev, struct version next,
                          const struct object_owner *owner);
-/* READ from one node; -ECONNRESET when it cannot be reached now. */
+/* READ from one node; -ECONNRESET when it cannot be reached now, -ETIMEDOUT when it has not
+ * answered within patience_ns (0: any time will do), -EAGAIN when the group's epoch changed. */
 fiber_fn int copy_read(struct objects *o, uint16_t node, const struct oid *oid, uint32_t offset,
-                       uint32_t length, void *buffer, struct version *ret_version);
+                       uint32_t length, void *buffer, uint64_t patience_ns,
+                       struct version *ret_version);
 
 /* --- references (refs.c, home.c, reclaim.c, align.c) --- */
 struct ref_sender {
@@ -278,6 +289,8 @@ struct objects {
 
     struct wgroup fibers; /* all background fibers of the service */
 };
+/* Acts on a new map; returns when it does (M1). */
+fiber_fn void objects_adopt(struct objects *o, struct map *m);
 /* Spawns a fiber that is waited for by objects_stop(). */
 int objects_spawn(struct objects *o, const char *name, fiber_main *fn, void *arg);
 /* To be called at the end of such a fiber. */

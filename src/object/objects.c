@@ -50,7 +50,7 @@ static void janitor_fire(struct timer *t)
 
 void op_begin(struct objects *o, struct op *op, const struct object_owner *owner, const char *what)
 {
-    *op = (struct op){.owner = owner, .what = what};
+    *op = (struct op){.owner = owner, .what = what, .short_group = -1};
     waitq_init(&op->wait);
     list_push_back(&o->ops, &op->in_ops);
     if (!timer_armed(&o->janitor))
@@ -98,8 +98,50 @@ static size_t describe_op(const struct objects *o, const struct op *op, bool *se
     return used;
 }
 
+/* "b (no live session: start its sheep), c (is being brought up to date)": who could make the group
+ * writable again. */
+static size_t describe_missing(const struct objects *o, const struct map_group *g, char *out,
+                               size_t size)
+{
+    size_t used = 0;
+    for (unsigned i = 0; i < g->joining_count + g->last_full_count; i++) {
+        bool joins = i < g->joining_count;
+        uint16_t number = joins ? g->joining[i] : g->last_full[i - g->joining_count];
+        const struct map_node *n = map_node(o->map, number);
+        if (map_group_in_sync(g, number) || (!joins && map_group_has(g, number)))
+            continue;
+        const char *why = !n || n->session.value == 0 ? "no live session: start its sheep"
+                          : joins                     ? "is being brought up to date"
+                                                      : "is not a member now";
+        int k = snprintf(out + used, size - used, "%snode %s (%s)", used ? ", " : "",
+                         n ? n->name : "?", why);
+        if (k < 0 || (size_t)k >= size - used)
+            return size - 1;
+        used += (size_t)k;
+    }
+    return used;
+}
+
+/* R4. "writes wait: only 1 of the 2 copies that pool default needs is in sync; missing: …" */
+static size_t describe_short(const struct objects *o, const struct op *op, char *out, size_t size)
+{
+    const struct map_group *g = group_map(o, (uint32_t)op->short_group);
+    const struct map_pool *p = group_pool(o, (uint32_t)op->short_group);
+    char missing[200] = "";
+    if (!g || !p)
+        return 0;
+    size_t n = describe_missing(o, g, missing, sizeof(missing));
+    int k =
+        snprintf(out, size,
+                 "%s wait: only %u of the %u copies that pool %s needs for writing %s in sync%s%s",
+                 op->what, g->in_sync_count, p->min_copies, p->name,
+                 g->in_sync_count == 1 ? "is" : "are", n ? "; missing: " : "", missing);
+    return k < 0 ? 0 : MIN((size_t)k, size - 1);
+}
+
 void object_waiting_text(const struct objects *o, char *out, size_t size)
 {
+    bool told_short = false;
     bool seen[MAP_NODE_COUNT_MAX] = {false};
     size_t used = 0;
     const struct op *op;
@@ -112,7 +154,10 @@ void object_waiting_text(const struct objects *o, char *out, size_t size)
         size_t before = used;
         if (used > 0)
             used += (size_t)snprintf(out + used, size - used, "; ");
-        size_t n = describe_op(o, op, seen, out + used, size - used);
+        size_t n = op->short_group < 0 ? describe_op(o, op, seen, out + used, size - used)
+                   : told_short        ? 0
+                                       : describe_short(o, op, out + used, size - used);
+        told_short = told_short || op->short_group >= 0;
         used = n ? used + n : before;
         out[used] = '\0';
     }
@@ -137,9 +182,17 @@ uint64_t object_free_bytes(const struct objects *o)
 
 /* --- maps --- */
 
-static fiber_fn void on_map(void *arg, struct map *m)
+/* Waits that a new map may have made vain look at it. */
+static void wake_bound(struct objects *o)
 {
-    struct objects *o = arg;
+    struct op *op;
+    list_for_each (op, &o->ops, in_ops)
+        if (op->bound)
+            waitq_wake_all(&op->wait);
+}
+
+fiber_fn void objects_adopt(struct objects *o, struct map *m)
+{
     if (o->stopping || m->version < o->map->version)
         return;
     int r = gate_adopt(o, m);
@@ -155,7 +208,13 @@ static fiber_fn void on_map(void *arg, struct map *m)
             link_kick(&o->nodes[i]->link);
     for (uint32_t i = 0; i < o->group_count; i++)
         changes_on_epoch(o, i);
+    wake_bound(o);
     align_kick(o);
+}
+
+static fiber_fn void on_map(void *arg, struct map *m)
+{
+    objects_adopt(arg, m);
 }
 
 /* --- life --- */

@@ -18,6 +18,8 @@
 #include "base/log.h"
 
 #define RETRY_NS          (50 * NS_PER_MS)
+#define PATIENCE_NS       NS_PER_S /* with one node while there are others, at first */
+#define PATIENCE_DOUBLES  6u
 #define INSTALL_BYTES_MAX (16u << 20)
 
 /* --- one remote copy --- */
@@ -36,7 +38,8 @@ static int take_read_version(struct call *c, const uint8_t *body, size_t length)
 }
 
 fiber_fn int copy_read(struct objects *o, uint16_t node, const struct oid *oid, uint32_t offset,
-                       uint32_t length, void *buffer, struct version *ret_version)
+                       uint32_t length, void *buffer, uint64_t patience_ns,
+                       struct version *ret_version)
 {
     uint8_t body[PEER_READ_BYTES];
     const struct peer_read pr = {*oid, offset, length};
@@ -45,7 +48,8 @@ fiber_fn int copy_read(struct objects *o, uint16_t node, const struct oid *oid, 
     if (r < 0)
         return r;
     peer_read_put(body, &pr);
-    rr.call.flags = CALL_FAIL_FAST;
+    rr.call.flags = CALL_FAIL_FAST | CALL_BOUND;
+    rr.call.deadline_ns = patience_ns ? clock_now(o->rt) + patience_ns : 0;
     rr.call.group = oid->group;
     rr.call.body = body;
     rr.call.body_length = sizeof(body);
@@ -83,6 +87,7 @@ fiber_fn int copy_stat(struct objects *o, uint16_t node, const struct oid *oid,
     if (r < 0)
         return r;
     peer_read_put(body, &pr);
+    c.flags = CALL_BOUND;
     c.group = oid->group;
     c.body = body;
     c.body_length = sizeof(body);
@@ -118,6 +123,7 @@ static fiber_fn int copy_change(struct objects *o, uint16_t node, const struct p
     int r = call_init(&cc.call, PEER_CHANGE, iov ? 1 : 0);
     if (r < 0)
         return r;
+    cc.call.flags = CALL_BOUND;
     cc.call.group = pc->oid.group;
     cc.call.body = body;
     cc.call.body_length = (uint32_t)peer_change_put(body, pc);
@@ -168,7 +174,7 @@ fiber_fn int copy_install(struct objects *o, uint16_t node, uint16_t donor, cons
     struct version version;
     if (!buffer)
         return -ENOMEM;
-    int r = copy_read(o, donor, oid, 0, end, buffer, &version);
+    int r = copy_read(o, donor, oid, 0, end, buffer, 0, &version);
     if (r == 0 && version.value != next.value)
         r = -ESTALE; /* the donor went on: look again */
     if (r == 0) {
@@ -261,6 +267,7 @@ struct reading {
     uint32_t offset, length;
     void *buffer;
     struct version version;
+    unsigned rounds; /* over all nodes */
     unsigned bad_count;
     uint16_t bad[MAP_GROUP_MEMBER_MAX];
 };
@@ -286,8 +293,23 @@ static bool is_bad(const struct reading *rd, uint16_t node)
     return false;
 }
 
-/* Tries the in-sync nodes one after the other. 0 or -ENOENT: an answer. -EUCLEAN: all copies are
- * bad. */
+static bool is_live(const struct objects *o, uint16_t node)
+{
+    const struct map_node *n = map_node(o->map, node);
+    return n && n->session.value != 0;
+}
+
+static unsigned live_count(const struct objects *o, const uint16_t *nodes, unsigned count)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < count; i++)
+        n += is_live(o, nodes[i]);
+    return n;
+}
+
+/* Tries the in-sync nodes one after the other; one that hangs is left for the next one after a
+ * while, which doubles from round to round, for disks that are slow. 0 or -ENOENT: an answer.
+ * -EUCLEAN: all copies are bad. */
 static fiber_fn int read_any(struct objects *o, struct reading *rd)
 {
     const struct map_group *m = group_map(o, rd->oid->group);
@@ -297,13 +319,15 @@ static fiber_fn int read_any(struct objects *o, struct reading *rd)
     for (unsigned i = 0; i < count; i++)
         members[i] = m->in_sync[(first + i) % count];
     int r = -EAGAIN;
+    uint64_t patience_ns =
+        live_count(o, members, count) < 2 ? 0 : PATIENCE_NS << MIN(rd->rounds, PATIENCE_DOUBLES);
+    rd->rounds++;
     for (unsigned i = 0; i < count; i++) {
-        const struct map_node *n = map_node(o->map, members[i]);
-        if (is_bad(rd, members[i]) || !n || n->session.value == 0)
+        if (is_bad(rd, members[i]) || !is_live(o, members[i]))
             continue;
         r = members[i] == o->self ? read_own(o, rd)
                                   : copy_read(o, members[i], rd->oid, rd->offset, rd->length,
-                                              rd->buffer, &rd->version);
+                                              rd->buffer, patience_ns, &rd->version);
         if (r == 0 || r == -ENOENT)
             return r;
         if (r == -EUCLEAN)
@@ -398,9 +422,9 @@ static fiber_fn int map_any(struct objects *o, const struct oid *oid, struct map
         if (g->in_sync[i] != o->self)
             members[count++] = g->in_sync[i];
     for (unsigned i = 0; i < count; i++) {
-        const struct map_node *n = map_node(o->map, members[i]);
-        if (!n || n->session.value == 0)
+        if (!is_live(o, members[i]))
             continue;
+        m->call.deadline_ns = i + 1 < count ? clock_now(o->rt) + PATIENCE_NS : 0;
         int r = node_call(o, members[i], &m->call, NULL, "reads");
         if (r == 0 || r == -ENOENT)
             return r;
@@ -424,7 +448,7 @@ fiber_fn int object_map(struct objects *o, const struct oid *oid, uint32_t offse
         return r;
     enc_init(&m.runs);
     peer_read_put(body, &pr);
-    m.call.flags = CALL_FAIL_FAST;
+    m.call.flags = CALL_FAIL_FAST | CALL_BOUND;
     m.call.group = oid->group;
     m.call.body = body;
     m.call.body_length = sizeof(body);

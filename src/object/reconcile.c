@@ -203,6 +203,7 @@ static fiber_fn int ask_all(struct finding *f, struct vid vid, struct version ab
         uint64_t lowest;
         const struct listing l = {
             .node = nodes[i],
+            .flags = CALL_BOUND,
             .filter = {.flags = PEER_LIST_BY_VID, .vid = vid, .above = above},
             .fn = add_told,
             .arg = f,

@@ -142,6 +142,7 @@ static fiber_fn int send_round(struct sending *s, const struct object_owner *own
     struct node_calls wait;
     int r = 0;
     node_calls_begin(o, &wait, owner, "reference messages");
+    node_calls_bind(o, &wait); /* a home may have left */
     wait.op.calls = &s->batches[0].call;
     wait.op.call_size = sizeof(s->batches[0]);
     wait.op.call_count = s->batch_count;
@@ -201,7 +202,7 @@ static fiber_fn int send_all(struct sending *s, const struct object_owner *owner
         int r = fill(s);
         if (r == 0)
             r = send_round(s, owner);
-        if (r < 0 && r != -ENOMEM)
+        if (r < 0 && r != -ENOMEM && r != -EAGAIN)
             return r;
         if (s->left == before) {
             if (rt_stopping(o->rt))

@@ -82,6 +82,12 @@ void node_calls_begin(struct objects *o, struct node_calls *n, const struct obje
     op_begin(o, &n->op, owner, what);
 }
 
+void node_calls_bind(struct objects *o, struct node_calls *n)
+{
+    n->op.bound = true;
+    n->op.map_version = o->map->version;
+}
+
 void node_calls_add(struct objects *o, struct node_calls *n, uint16_t number, struct call *c)
 {
     struct node_state *node = node_get(o, number);
@@ -104,12 +110,47 @@ fiber_fn int node_calls_wait(struct objects *o, struct node_calls *n, struct cal
         waitq_wait(&n->op.wait);
         if (n->pending > 0 && op_cancelled(o, &n->op))
             r = -ECANCELED;
+        else if (n->pending > 0 && n->op.bound && n->op.map_version != o->map->version)
+            r = -EAGAIN;
     }
     for (unsigned i = 0; i < count && r < 0; i++)
         if (call_busy(calls[i]))
             link_cancel(calls[i]);
     op_end(o, &n->op);
     return r;
+}
+
+/* What a single call is bound to. */
+static uint64_t binding(const struct objects *o, const struct call *c)
+{
+    return c->group == PEER_NO_GROUP   ? o->map->version
+           : c->group < o->group_count ? o->groups[c->group].epoch
+                                       : 0;
+}
+
+/* Waits for the answer to the only call of n. */
+static fiber_fn int one_call_wait(struct objects *o, struct node_calls *n, struct call *c)
+{
+    uint64_t bound_to = binding(o, c);
+    uint64_t deadline_ns = c->deadline_ns ? c->deadline_ns : UINT64_MAX;
+    int r = 0;
+    n->op.bound = c->flags & CALL_BOUND;
+    n->op.map_version = o->map->version;
+    while (n->pending > 0 && r == 0) {
+        int late = waitq_wait_until(&n->op.wait, o->rt, deadline_ns);
+        if (n->pending == 0)
+            break;
+        if (op_cancelled(o, &n->op))
+            r = -ECANCELED;
+        else if (n->op.bound && binding(o, c) != bound_to)
+            r = -EAGAIN;
+        else if (late == -ETIMEDOUT)
+            r = -ETIMEDOUT;
+    }
+    if (r < 0 && call_busy(c))
+        link_cancel(c);
+    op_end(o, &n->op);
+    return r < 0 ? r : c->status;
 }
 
 fiber_fn int node_call(struct objects *o, uint16_t number, struct call *c,
@@ -122,6 +163,5 @@ fiber_fn int node_call(struct objects *o, uint16_t number, struct call *c,
     n.op.calls = c;
     n.op.call_count = 1;
     node_calls_add(o, &n, number, c);
-    int r = node_calls_wait(o, &n, &c, 1);
-    return r < 0 ? r : c->status;
+    return one_call_wait(o, &n, c);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Stories of the object service, one per rule: R3 (barrier between epochs), R6 (sessions), W1
- * (answers count for their epoch), W4 (a new connection waits for the old one), and that no bytes
- * from a peer harm the daemon.
+ * (answers count for their epoch, members that leave are not waited for), R4 (min_copies), W4 (a
+ * new connection waits for the old one), W5 (a read moves on), and that no bytes from a peer harm
+ * the daemon.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -272,6 +273,180 @@ static void test_w1_epoch(void **state)
     trio_run_sim(scene_epoch, 3, 5);
 }
 
+/* --- members that leave, R4, W5 --- */
+
+/* In sync by bits of node indexes, in all groups. */
+struct sets {
+    struct trio *t;
+    unsigned in_sync;
+    uint8_t min_copies; /* 0: as before */
+};
+
+static void edit_sets(void *arg, struct map *m)
+{
+    const struct sets *s = arg;
+    int nodes[TRIO_NODES + 1], n = 0;
+    for (int i = 0; i < (int)TRIO_NODES; i++)
+        if (s->in_sync >> i & 1)
+            nodes[n++] = i;
+    nodes[n] = -1;
+    for (uint32_t g = 0; g < m->group_count; g++)
+        trio_set_in_sync(s->t, m, g, nodes);
+    if (s->min_copies)
+        m->pools[0].min_copies = s->min_copies;
+}
+
+/* Node i admits nothing of that group until its epoch changes: a disk that hangs looks like that.
+ */
+static void hang(struct trio *t, unsigned i, uint32_t group)
+{
+    struct group *g = group_get(trio_objects(t, i), group);
+    g->closed = true;
+    g->next_epoch = g->epoch;
+}
+
+static uint64_t version_at(struct trio *t, unsigned i, struct oid oid)
+{
+    struct store_stat st;
+    store_stat(t->nodes[i].store, &oid, &st);
+    return st.version.value;
+}
+
+static fiber_fn void scene_member_leaves(struct trio *t)
+{
+    struct pending_write w = {
+        .t = t, .owner = trio_owner(1, 20), .oid = trio_oid(t, 20, 0, 1), .result = 1};
+    struct sets s = {.t = t, .in_sync = 1 | 2};
+    hang(t, 2, w.oid.group);
+    CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &w) == 0);
+    CHECK(fiber_sleep(t->rt, 2 * NS_PER_S) == 0);
+    CHECK(w.result == 1 && version_at(t, 1, w.oid) == V(1, 1));
+    t->deaf = 4;
+    trio_change_map(t, edit_sets, &s);
+    trio_wait(t, is_written, &w);
+    CHECK(w.result == 0 && version_at(t, 2, w.oid) == 0);
+    t->deaf = 0;
+    trio_change_map(t, edit_sets, &s);
+    CHECK(trio_byte(trio_objects(t, 2), w.oid, 0) == 0x77); /* by another node */
+}
+
+static void test_w1_member_leaves(void **state)
+{
+    trio_run(scene_member_leaves, 3, 5);
+}
+
+static fiber_fn void scene_min_copies(struct trio *t)
+{
+    struct pending_write w = {
+        .t = t, .owner = trio_owner(1, 20), .oid = trio_oid(t, 20, 0, 1), .result = 1};
+    struct sets s = {.t = t, .in_sync = 1, .min_copies = 2};
+    char text[400];
+    hang(t, 2, w.oid.group);
+    CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &w) == 0); /* in flight before */
+    CHECK(fiber_sleep(t->rt, 100 * NS_PER_MS) == 0);
+    trio_change_map(t, edit_sets, &s);
+    struct pending_write later = w;
+    later.oid.index = 77;
+    CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &later) == 0);
+    CHECK(fiber_sleep(t->rt, 2 * NS_PER_S) == 0);
+    CHECK(w.result == 1 && later.result == 1 && version_at(t, 0, later.oid) == 0);
+    object_waiting_text(trio_objects(t, 0), text, sizeof(text));
+    CHECK(strstr(text, "writes wait: only 1 of the 2 copies that pool default needs"));
+    CHECK(strstr(text, "missing: ") && strstr(text, "node b") && strstr(text, "node c"));
+    CHECK(trio_byte(trio_objects(t, 1), w.oid, 1) == 0x77); /* reads need one */
+    s.in_sync = 1 | 2;
+    trio_change_map(t, edit_sets, &s);
+    trio_wait(t, is_written, &w);
+    trio_wait(t, is_written, &later);
+    CHECK(w.result == 0 && later.result == 0);
+    CHECK(version_at(t, 0, later.oid) == V(1, 1) && version_at(t, 1, later.oid) == V(1, 1));
+    CHECK(version_at(t, 1, w.oid) == V(1, 1) && version_at(t, 2, w.oid) == 0);
+    object_waiting_text(trio_objects(t, 0), text, sizeof(text));
+    CHECK(text[0] == '\0');
+}
+
+static void test_r4_min_copies(void **state)
+{
+    trio_run(scene_min_copies, 3, 5);
+}
+
+static fiber_fn void scene_read_moves(struct trio *t)
+{
+    const struct object_owner w = trio_owner(1, 20);
+    struct sets s = {.t = t, .in_sync = 2 | 4};
+    struct oid oid = trio_oid(t, 20, 0, 1);
+    CHECK(trio_write(trio_objects(t, 0), &w, oid, 0, V(1, 1), 0, 4096, 0x77) == 0);
+    trio_change_map(t, edit_sets, &s);
+    for (unsigned i = 1; i < TRIO_NODES; i++) {
+        hang(t, i, oid.group);
+        uint64_t begun_ns = clock_now(t->rt);
+        CHECK(trio_byte(trio_objects(t, 0), oid, 7) == 0x77);
+        CHECK(clock_now(t->rt) - begun_ns < 2 * NS_PER_S);
+        group_get(trio_objects(t, i), oid.group)->closed = false;
+        waitq_wake_all(&trio_objects(t, i)->map_wait);
+    }
+}
+
+static void test_w5_read_moves(void **state)
+{
+    trio_run_sim(scene_read_moves, 3, 5);
+}
+
+struct reconciling {
+    struct trio *t;
+    struct oid oid;
+    bool one, done;
+};
+
+static void count_found(void *arg, const struct object_found *f)
+{
+}
+
+static fiber_fn void reconcile_main(void *arg)
+{
+    struct reconciling *r = arg;
+    struct object_owner owner = trio_owner(2, 20);
+    struct object_found f;
+    if (r->one)
+        CHECK(object_reconcile_one(trio_objects(r->t, 0), &owner, &r->oid, &f) == 0 &&
+              f.version.value == V(1, 1));
+    else
+        CHECK(object_reconcile(trio_objects(r->t, 0), &owner, owner.vid, (struct version){0},
+                               count_found, NULL) == 0);
+    r->done = true;
+}
+
+static bool is_reconciled(void *arg)
+{
+    const struct reconciling *r = arg;
+    return r->done;
+}
+
+/* What waits for a node ends when the node does not count any more, though it lives. */
+static fiber_fn void scene_reconcile_leaves(struct trio *t)
+{
+    const struct object_owner w = trio_owner(1, 20);
+    struct reconciling r = {.t = t, .oid = trio_oid(t, 20, 0, 1)};
+    struct reconciling one = {.t = t, .oid = r.oid, .one = true};
+    struct sets s = {.t = t, .in_sync = 1 | 2};
+    CHECK(trio_write(trio_objects(t, 0), &w, r.oid, 0, V(1, 1), 0, 4096, 0x77) == 0);
+    hang(t, 2, r.oid.group);
+    CHECK(fiber_spawn(t->nodes[0].rt, "reconcile", reconcile_main, &one) == 0);
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
+    CHECK(!one.done);
+    t->deaf = 4;
+    CHECK(fiber_spawn(t->nodes[0].rt, "reconcile", reconcile_main, &r) == 0);
+    CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
+    trio_change_map(t, edit_sets, &s);
+    trio_wait(t, is_reconciled, &one);
+    trio_wait(t, is_reconciled, &r);
+}
+
+static void test_l3_member_leaves(void **state)
+{
+    trio_run_sim(scene_reconcile_leaves, 3, 5);
+}
+
 /* --- W4 --- */
 
 static struct peer *newest_peer(struct objects *o)
@@ -434,9 +609,11 @@ int main(void)
     if (getenv("ONLY"))
         cmocka_set_test_filter(getenv("ONLY"));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_r6_refused), cmocka_unit_test(test_r3_barrier),
-        cmocka_unit_test(test_w1_epoch),   cmocka_unit_test(test_w4_new_connection),
-        cmocka_unit_test(test_w4_order),   cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_r6_refused),       cmocka_unit_test(test_r3_barrier),
+        cmocka_unit_test(test_w1_epoch),         cmocka_unit_test(test_w1_member_leaves),
+        cmocka_unit_test(test_r4_min_copies),    cmocka_unit_test(test_w5_read_moves),
+        cmocka_unit_test(test_l3_member_leaves), cmocka_unit_test(test_w4_new_connection),
+        cmocka_unit_test(test_w4_order),         cmocka_unit_test(test_garbage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -144,6 +144,79 @@ fiber_fn void trio_settle_map(struct trio *t)
     trio_wait(t, map_is_settled, t);
 }
 
+/* --- maps made by hand --- */
+
+struct adoption {
+    struct objects *o;
+    struct map *map;
+    unsigned *left;
+};
+
+static fiber_fn void adopt_main(void *arg)
+{
+    struct adoption *a = arg;
+    objects_adopt(a->o, a->map);
+    --*a->left;
+}
+
+static bool none_left(void *arg)
+{
+    return *(unsigned *)arg == 0;
+}
+
+static bool same_sets(const struct map_group *a, const struct map_group *b)
+{
+    return a->in_sync_count == b->in_sync_count && a->joining_count == b->joining_count &&
+           memcmp(a->in_sync, b->in_sync, a->in_sync_count * sizeof(a->in_sync[0])) == 0 &&
+           memcmp(a->joining, b->joining, a->joining_count * sizeof(a->joining[0])) == 0;
+}
+
+fiber_fn void trio_change_map(struct trio *t, void (*edit)(void *arg, struct map *m), void *arg)
+{
+    struct map *now = NULL;
+    struct adoption adoptions[TRIO_NODES];
+    unsigned left = 0;
+    for (unsigned i = 0; i < TRIO_NODES; i++)
+        if (t->nodes[i].objects && (!now || t->nodes[i].objects->map->version > now->version))
+            now = t->nodes[i].objects->map;
+    struct map *m = map_clone(now);
+    CHECK(m);
+    m->version++;
+    edit(arg, m);
+    for (uint32_t i = 0; i < m->group_count; i++)
+        if (!same_sets(&m->groups[i], &now->groups[i]))
+            m->groups[i].epoch.value = m->version;
+    for (unsigned i = 0; i < TRIO_NODES; i++) {
+        if (!t->nodes[i].objects || t->deaf >> i & 1)
+            continue;
+        adoptions[i] = (struct adoption){t->nodes[i].objects, m, &left};
+        left++;
+        CHECK(fiber_spawn(t->nodes[i].rt, "adopt", adopt_main, &adoptions[i]) == 0);
+    }
+    trio_wait(t, none_left, &left);
+    map_unref(m);
+}
+
+static uint16_t number_of(struct trio *t, const struct map *m, int i)
+{
+    struct uuid u = node_uuid((unsigned)i);
+    return map_node_by_uuid(m, &u)->number;
+}
+
+void trio_set_in_sync(struct trio *t, struct map *m, uint32_t group, const int *nodes)
+{
+    struct map_group *g = &m->groups[group];
+    for (g->in_sync_count = 0; *nodes >= 0; nodes++)
+        g->in_sync[g->in_sync_count++] = number_of(t, m, *nodes);
+}
+
+void trio_set_joining(struct trio *t, struct map *m, uint32_t group, const int *nodes)
+{
+    struct map_group *g = &m->groups[group];
+    for (g->joining_count = 0; *nodes >= 0; nodes++)
+        g->joining[g->joining_count++] = number_of(t, m, *nodes);
+}
+
 /* --- all --- */
 
 struct format_job {

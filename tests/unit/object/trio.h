@@ -34,6 +34,7 @@ struct trio {
     struct trio_node nodes[TRIO_NODES];
     char directory[64], spec[160];
     uint64_t random;
+    unsigned deaf; /* bits of nodes that trio_change_map() does not reach */
 };
 
 /* Runs the scene with formatted nodes: once over io_uring, and over the simulator with several
@@ -43,6 +44,13 @@ void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsig
 
 /* Waits until each running node acts on a map that lists all running nodes' sessions. */
 fiber_fn void trio_settle_map(struct trio *t);
+/* All running nodes act on a map one newer, which edit() has changed as a leader would: epochs of
+ * groups whose sets it changes follow by themselves. The cluster's own maps are not heard any more
+ * until they are newer; so no node may restart afterwards. */
+fiber_fn void trio_change_map(struct trio *t, void (*edit)(void *arg, struct map *m), void *arg);
+/* Sets of one group, by indexes of nodes; ends with -1. For edit(). */
+void trio_set_in_sync(struct trio *t, struct map *m, uint32_t group, const int *nodes);
+void trio_set_joining(struct trio *t, struct map *m, uint32_t group, const int *nodes);
 /* Orderly, on the node's own rt; returns when it is done. */
 fiber_fn void trio_stop_node(struct trio *t, unsigned i);
 fiber_fn void trio_start_node(struct trio *t, unsigned i);
