@@ -513,8 +513,10 @@ fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
     members_set(&ch);
     members_submit(&ch);
     r = drive(&ch);
+    if (r == 0)
+        r = combine(&ch); /* finish() forgets who was wanted */
     finish(&ch);
     o->write_bytes_inflight -= bytes;
     op_end(o, &ch.op);
-    return r < 0 ? r : combine(&ch);
+    return r;
 }

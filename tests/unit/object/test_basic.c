@@ -100,6 +100,10 @@ static fiber_fn void scene_remote(struct trio *t)
             CHECK(run_count == (i ? 3 : 2));
             CHECK(runs[i ? 1 : 0].mapped && runs[i ? 1 : 0].length == 1u << 20);
         }
+        /* What one node refuses is refused, also when the owner's own store is not asked. */
+        CHECK(trio_write(o, &w, oid, V(1, 70), V(1, 71), 0, 4096, 0x33) == -ESTALE);
+        CHECK(change(o, &w, OBJECT_CLONE, trio_oid(t, 98, 0, i), trio_oid(t, 97, 0, i), 0, V(1, 72),
+                     0, 0) == -ENOENT);
         run_count = 0;
         struct oid absent = trio_oid(t, 99, 0, i);
         CHECK(object_map(o, &absent, 0, 8192, add_run, NULL) == 0);
