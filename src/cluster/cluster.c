@@ -212,9 +212,16 @@ int cluster_self(const struct cluster *c)
     return n ? n->number : -1;
 }
 
+/* Two thirds of the timeout: others may take the session for ended when all of it has passed. */
+static bool session_confirmed(const struct cs *cs)
+{
+    return cs->timeout_ns == 0 || clock_now(cs->rt) - cs->confirmed_ns < cs->timeout_ns / 3 * 2;
+}
+
 bool cluster_serving(const struct cluster *c)
 {
-    return !c->cs->lost && !c->map_error && map_node_by_session(c->map, c->cs->session) != NULL;
+    return session_confirmed(c->cs) && !c->cs->lost && !c->map_error &&
+           map_node_by_session(c->map, c->cs->session) != NULL;
 }
 
 fiber_fn int cluster_wait_map(struct cluster *c, uint64_t version, uint64_t deadline_ns)

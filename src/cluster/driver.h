@@ -62,6 +62,13 @@ struct cs {
     bool lost;                  /* the session has ended under us: stop serving */
     void (*on_lost)(void *arg); /* may be NULL */
     void *on_lost_arg;
+    /* Drivers whose sessions end by themselves when nothing is heard of them (else timeout_ns is 0
+     * and the rest is not used): the session was known to live when the clock was `confirmed_ns`,
+     * and may have ended `timeout_ns` later. It is confirmed again and again, each time after
+     * `probe` has returned 0; a probe that hangs or fails ends the session. */
+    uint64_t timeout_ns, confirmed_ns;
+    fiber_fn int (*probe)(void *arg); /* may be NULL */
+    void *probe_arg;
 };
 
 /* --- what everyone calls --- */

@@ -4,5 +4,7 @@
 
 const struct cs_driver cs_drivers[] = {
     {"local", local_cs_open, "local:/path/cluster.db: a file for all daemons of one machine"},
+    {"zookeeper", zookeeper_cs_open,
+     "zookeeper:HOST[:PORT],HOST…[/PATH][?timeout=SECONDS]: a ZooKeeper ensemble"},
     {NULL, NULL, NULL},
 };
