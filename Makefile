@@ -2,7 +2,7 @@
 # The commands of this project. Each one installs what it needs, and may be run again at any time.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds bench sweep format clean
+.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds bench sweep sim format clean
 
 # KEEP=1: `make demo` leaves its cluster running. DEPS=no: do not look for Debian packages.
 # PARTS="style unit": only these parts of `make check`.
@@ -10,6 +10,7 @@ KEEP ?=
 DEPS ?= yes
 PARTS ?=
 ROUNDS ?= 100
+SEEDS ?= 1000
 export KEEP
 
 need = $(if $(filter no,$(DEPS)),@true,@tools/deps/install $(1))
@@ -26,6 +27,7 @@ help:
 	@echo 'make style        style, layering and header checks'
 	@echo 'make fuzz         a minute of libFuzzer on each decoder'
 	@echo 'make sweep        power cut, kill -9, I/O error, lack of memory at every operation of the store'
+	@echo 'make sim          SEEDS=1000 runs of whole clusters in the simulator (sim/cluster/README.md)'
 	@echo 'make kill-rounds  kill -9 of all daemons under load, ROUNDS=100 times'
 	@echo 'make bench        the benchmark table (bench/README.md)'
 	@echo 'make format       clang-format on the tree'
@@ -54,6 +56,10 @@ unit functional interop style fuzz:
 sweep:
 	$(call need,build demo check)
 	@tools/check sweep-all
+
+sim:
+	$(call need,build demo check)
+	@sim/run $(SEEDS)
 
 kill-rounds:
 	$(call need,build demo check)

@@ -148,6 +148,7 @@ struct sim *sim_new(uint64_t seed)
     list_init(&s->nodes);
     list_init(&s->disks);
     list_init(&s->listeners);
+    list_init(&s->links);
     return s;
 }
 
@@ -184,7 +185,7 @@ struct rt *sim_node_new(struct sim *s, const struct rt_options *options)
 static void node_strip(struct sim_node *n, enum sim_death death)
 {
     sim_disks_die(n, death);
-    sim_net_die(n);
+    sim_net_die(n, death);
     struct sim_post *p, *p_tmp;
     list_for_each_safe (p, p_tmp, &n->posts, link) {
         timer_cancel(&p->timer);
@@ -207,6 +208,14 @@ static void node_restart(struct sim_node *n, enum sim_death death)
     n->dying = SIM_ALIVE;
     n->life++;
     core_start(n);
+    if (n->sim->on_death)
+        n->sim->on_death(n->sim->on_death_arg, &n->rt);
+}
+
+void sim_on_death(struct sim *s, void (*fn)(void *arg, struct rt *node), void *arg)
+{
+    s->on_death = fn;
+    s->on_death_arg = arg;
 }
 
 void sim_node_die(struct sim_node *n, enum sim_death death)
@@ -238,6 +247,7 @@ void sim_free(struct sim *s)
         free(n);
     }
     sim_disks_free(s);
+    sim_links_free(s);
     free(s);
 }
 

@@ -24,6 +24,25 @@ void sim_node_crash(struct sim *s, struct rt *node);
  * empty but usable: fibers spawned on it are its restart. Called on one of its own fibers (or by a
  * fault plan) it takes effect when that fiber suspends; I/O submitted in between is lost. */
 void sim_node_kill(struct sim *s, struct rt *node);
+/* fn(arg, node) runs after any node died, also by a fault plan: the node is empty then. It may wake
+ * and spawn, not suspend. */
+void sim_on_death(struct sim *s, void (*fn)(void *arg, struct rt *node), void *arg);
+
+/* The way of packets from one node to another, in this direction only. Packets that meet a blocked
+ * way wait for it, connecting over it takes until its deadline. Stays over deaths. */
+struct sim_link {
+    bool blocked;
+    uint64_t extra_ns_max; /* each packet takes up to that much longer */
+};
+void sim_link_set(struct sim *s, struct rt *from, struct rt *to, struct sim_link link);
+/* All ways are as at the beginning again. */
+void sim_links_heal(struct sim *s);
+/* Resets every connection between the two nodes. */
+void sim_conns_drop(struct sim *s, struct rt *a, struct rt *b);
+/* From now on the peers of a node that lost its power hear of it up to `max_ns` later; until then
+ * what they send goes nowhere. */
+void sim_silent_death(struct sim *s, uint64_t max_ns);
+
 /* A disk of zeros, found by disk_open(path) from any node of the sim. */
 int sim_disk_new(struct sim *s, const char *path, uint64_t size, enum disk_durability durability);
 /* Direct access to the disk's present content, for tests that damage it. */
@@ -43,6 +62,10 @@ void sim_disk_sparse(struct sim *s, const char *path, uint64_t room);
 void sim_disk_device(struct sim *s, const char *path, uint32_t unit);
 /* Blocks whose first write was a DISK_WRITE, not a DISK_ZERO. */
 uint64_t sim_disk_hole_writes(struct sim *s, const char *path);
+/* From now on every operation takes `factor` times as long; 1: as usual. */
+void sim_disk_slow(struct sim *s, const char *path, unsigned factor);
+/* Flips one bit of what the disk holds there, on the medium and in its cache. */
+void sim_disk_flip(struct sim *s, const char *path, uint64_t offset, unsigned bit);
 /* Operations of op's class since the disk was made. */
 uint64_t sim_disk_op_count(struct sim *s, const char *path, enum disk_op op);
 

@@ -6,6 +6,8 @@
  *     meanwhile may have written or not.
  * SC2 Each connection has a queue of the commits that its watches were not told of yet; they
  *     arrive a little later, in order. Nothing touches the fibers of a node that died.
+ * SC3 While the store cannot be reached, calls wait, and end with an unknown outcome when that
+ *     takes too long: what was not applied by then never is.
  */
 #include "sim/sim_cs.h"
 #include <stdlib.h>
@@ -14,8 +16,11 @@
 #include "cluster/watch.h"
 #include "sim/sim_internal.h"
 
-#define DELAY_NS_MIN (20 * NS_PER_US)
-#define DELAY_NS_MAX (1 * NS_PER_MS)
+#define DELAY_NS_MIN  (20 * NS_PER_US)
+#define DELAY_NS_MAX  (1 * NS_PER_MS)
+#define RETRY_NS      (20 * NS_PER_MS)
+#define CUT_COUNT_MAX 16
+#define PATIENCE_NS   (5 * NS_PER_S) /* of a call that does not reach the store */
 
 struct entry {
     char key[CS_KEY_SIZE];
@@ -30,6 +35,9 @@ struct sim_cs {
     size_t count, capacity;
     uint64_t revision, session_last;
     struct list conns;
+    bool outage, late_loss;
+    struct rt *cut[CUT_COUNT_MAX];
+    unsigned cut_count;
 };
 
 /* A change that one connection was not told of yet. */
@@ -48,6 +56,7 @@ struct sim_cs_conn {
     struct cs_watches watches;
     struct list queue;
     struct timer deliver;
+    bool ended; /* the session is over, and the node does not know it yet */
 };
 
 static struct sim_cs_conn *conn_of(struct cs *cs)
@@ -58,6 +67,14 @@ static struct sim_cs_conn *conn_of(struct cs *cs)
 static bool node_lives(const struct sim_cs_conn *c)
 {
     return sim_node_of(c->cs.rt)->life == c->life;
+}
+
+static bool is_unreachable(const struct sim_cs_conn *c)
+{
+    bool cut = c->store->outage;
+    for (unsigned i = 0; i < c->store->cut_count; i++)
+        cut = cut || c->store->cut[i] == c->cs.rt;
+    return cut;
 }
 
 /* --- the store --- */
@@ -149,7 +166,9 @@ static void drain_queue(struct sim_cs_conn *c)
 
 static void deliver_fire(struct timer *t)
 {
-    drain_queue(container_of(t, struct sim_cs_conn, deliver));
+    struct sim_cs_conn *c = container_of(t, struct sim_cs_conn, deliver);
+    if (!is_unreachable(c))
+        drain_queue(c);
 }
 
 static void tell(struct sim_cs_conn *c, const char *key, const void *value, size_t length)
@@ -181,10 +200,30 @@ static void tell_all(struct sim_cs *sc, const char *key, const void *value, size
 
 /* --- operations --- */
 
-static fiber_fn void delay(struct sim_cs_conn *c)
+static void lose(struct sim_cs_conn *c)
+{
+    if (c->cs.lost)
+        return;
+    c->cs.lost = true;
+    if (c->cs.on_lost)
+        c->cs.on_lost(c->cs.on_lost_arg);
+}
+
+/* The way to the store or back. 0, -ECONNRESET: the session has ended, -ETIMEDOUT. */
+static fiber_fn int delay(struct sim_cs_conn *c)
 {
     struct sim *s = c->store->sim;
+    uint64_t deadline = s->now + PATIENCE_NS;
     fiber_sleep_until(c->cs.rt, s->now + sim_random_between(s, DELAY_NS_MIN, DELAY_NS_MAX));
+    while (is_unreachable(c) && s->now < deadline && !c->cs.lost) {
+        if (fiber_sleep(c->cs.rt, RETRY_NS) < 0)
+            return -ETIMEDOUT;
+    }
+    if (is_unreachable(c) && !c->cs.lost)
+        return -ETIMEDOUT;
+    if (c->ended)
+        lose(c);
+    return c->cs.lost ? -ECONNRESET : 0;
 }
 
 static int check_conditions(const struct sim_cs *sc, const struct cs_op *ops, unsigned count)
@@ -223,25 +262,25 @@ static fiber_fn int sim_cs_txn(struct cs *cs, const struct cs_op *ops, unsigned 
 {
     struct sim_cs_conn *c = conn_of(cs);
     struct sim_cs *sc = c->store;
-    delay(c);
-    if (cs->lost)
-        return -ECONNRESET;
-    int r = check_conditions(sc, ops, count);
+    int r = delay(c);
+    if (r < 0)
+        return r;
+    r = check_conditions(sc, ops, count);
     if (r == 0) {
         apply(sc, ops, count, cs->session.value);
         *ret_revision = sc->revision;
     }
-    delay(c);
-    return r;
+    int back = delay(c);
+    return back == -ETIMEDOUT ? back : r;
 }
 
 static fiber_fn int sim_cs_get(struct cs *cs, const char *key, struct enc *ret_value,
                                uint64_t *ret_revision)
 {
     struct sim_cs_conn *c = conn_of(cs);
-    delay(c);
-    if (cs->lost)
-        return -ECONNRESET;
+    int r = delay(c);
+    if (r < 0)
+        return r;
     const struct entry *e = find_entry(c->store, key);
     if (!e)
         return -ENOENT;
@@ -257,10 +296,7 @@ static fiber_fn int sim_cs_list(struct cs *cs, const char *prefix,
 {
     struct sim_cs_conn *c = conn_of(cs);
     const struct sim_cs *sc = c->store;
-    delay(c);
-    if (cs->lost)
-        return -ECONNRESET;
-    int r = 0;
+    int r = delay(c);
     for (size_t i = find_place(sc, prefix); r == 0 && i < sc->count; i++) {
         const struct entry *e = &sc->entries[i];
         if (strncmp(e->key, prefix, strlen(prefix)) != 0)
@@ -334,13 +370,52 @@ static void end_conn(struct sim_cs_conn *c)
 {
     struct sim_cs *sc = c->store;
     end_keys(sc, c->cs.session.value);
-    if (!node_lives(c)) {
+    if (!node_lives(c))
         conn_free(c);
-    } else if (!c->cs.lost) {
-        c->cs.lost = true;
-        if (c->cs.on_lost)
-            c->cs.on_lost(c->cs.on_lost_arg);
+    else if (sc->late_loss && is_unreachable(c))
+        c->ended = true;
+    else
+        lose(c);
+}
+
+/* Watches hear what they missed, sessions that ended are told so. */
+static void resume(struct sim_cs *sc)
+{
+    struct sim_cs_conn *c, *next;
+    list_for_each_safe (c, next, &sc->conns, link) {
+        if (!node_lives(c) || is_unreachable(c))
+            continue;
+        if (!list_empty(&c->queue))
+            timer_arm(&c->deliver,
+                      sc->sim->now + sim_random_between(sc->sim, DELAY_NS_MIN, DELAY_NS_MAX));
+        if (c->ended)
+            lose(c);
     }
+}
+
+void sim_cs_outage(struct sim_cs *sc, bool on)
+{
+    sc->outage = on;
+    resume(sc);
+}
+
+void sim_cs_cut(struct sim_cs *sc, struct rt *node, bool on)
+{
+    unsigned i = 0;
+    while (i < sc->cut_count && sc->cut[i] != node)
+        i++;
+    if (on && i == sc->cut_count) {
+        ASSERT(sc->cut_count < CUT_COUNT_MAX);
+        sc->cut[sc->cut_count++] = node;
+    } else if (!on && i < sc->cut_count) {
+        sc->cut[i] = sc->cut[--sc->cut_count];
+    }
+    resume(sc);
+}
+
+void sim_cs_late_loss(struct sim_cs *sc, bool on)
+{
+    sc->late_loss = on;
 }
 
 void sim_cs_end_session(struct sim_cs *sc, struct session session)

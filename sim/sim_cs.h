@@ -18,5 +18,11 @@ int sim_cs_open(struct rt *rt, struct sim_cs *sc, struct cs **ret);
 /* Ends a session: its ephemeral keys go in one commit. A node that is alive finds its connection
  * lost. */
 void sim_cs_end_session(struct sim_cs *sc, struct session session);
+/* Until it ends, nobody reaches the store (sessions are kept); calls give up after some seconds. */
+void sim_cs_outage(struct sim_cs *sc, bool on);
+/* The same for one node, over its deaths. When its session ends meanwhile, it hears of that when
+ * it reaches the store again, if `late_loss` is set; else at once. */
+void sim_cs_cut(struct sim_cs *sc, struct rt *node, bool on);
+void sim_cs_late_loss(struct sim_cs *sc, bool on);
 /* Ends the sessions of all nodes that died since they began them; their number. */
 unsigned sim_cs_end_dead(struct sim_cs *sc);

@@ -41,6 +41,7 @@ struct sim_disk {
     uint32_t discard_bytes; /* 0: a file */
     bool *backed;           /* D5, per block; NULL: not sparse */
     uint64_t room, hole_writes;
+    unsigned slowness;
 };
 
 struct write_record {
@@ -364,8 +365,9 @@ static void sim_disk_submit(struct disk *base, struct disk_io *io)
     if ((o->flags & DISK_OPEN_READ_ONLY) && class_of(io->op) == CLASS_WRITE)
         x->result = -EIO;
     list_push_back(&o->in_flight, &x->link);
-    sim_schedule(n->sim, &x->timer, io_fire, delays_us[io->op][0] * NS_PER_US,
-                 delays_us[io->op][1] * NS_PER_US);
+    uint64_t unit_ns = NS_PER_US * o->disk->slowness;
+    sim_schedule(n->sim, &x->timer, io_fire, delays_us[io->op][0] * unit_ns,
+                 delays_us[io->op][1] * unit_ns);
     int r = meet_fault(o, io->op);
     if (r == 0)
         r = take_room(o->disk, io);
@@ -440,6 +442,7 @@ int sim_disk_new(struct sim *s, const char *path, uint64_t size, enum disk_durab
         return -ENOMEM;
     }
     d->size = size;
+    d->slowness = 1;
     d->durability = durability;
     list_init(&d->unflushed);
     list_init(&d->forgotten);
@@ -497,6 +500,21 @@ void sim_disk_fault(struct sim *s, const char *path, enum disk_op op, enum sim_f
     struct sim_disk *d = find_disk(s, path);
     ASSERT(d && (nth > 0 || fault == SIM_FAULT_NONE));
     d->plans[class_of(op)] = (struct fault_plan){.fault = fault, .left = nth};
+}
+
+void sim_disk_slow(struct sim *s, const char *path, unsigned factor)
+{
+    struct sim_disk *d = find_disk(s, path);
+    ASSERT(d && factor > 0);
+    d->slowness = factor;
+}
+
+void sim_disk_flip(struct sim *s, const char *path, uint64_t offset, unsigned bit)
+{
+    struct sim_disk *d = find_disk(s, path);
+    ASSERT(d && offset < d->size);
+    d->bytes[offset] ^= (uint8_t)(1u << bit % 8);
+    d->durable[offset] ^= (uint8_t)(1u << bit % 8);
 }
 
 uint64_t sim_disk_op_count(struct sim *s, const char *path, enum disk_op op)

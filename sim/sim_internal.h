@@ -20,6 +20,10 @@ struct sim {
     struct list nodes;
     struct list disks;
     struct list listeners; /* open ones of all nodes */
+    struct list links;     /* struct link_entry */
+    uint64_t silent_ns_max;
+    void (*on_death)(void *arg, struct rt *node);
+    void *on_death_arg;
     unsigned port_next;
 };
 
@@ -64,4 +68,5 @@ void sim_disks_free(struct sim *s);
 int sim_listen(struct rt *rt, const char *address, struct listener **ret);
 fiber_fn int sim_connect(struct rt *rt, const char *address, uint64_t deadline_ns,
                          struct conn **ret);
-void sim_net_die(struct sim_node *n);
+void sim_net_die(struct sim_node *n, enum sim_death death);
+void sim_links_free(struct sim *s);

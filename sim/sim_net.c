@@ -6,7 +6,8 @@
  * W2 At most WINDOW_SIZE bytes of a direction are on the way or unread; more waits in conn_out's
  * queue. W3 A stream ends with an END packet (close, shutdown) or a RESET packet (the node died)
  * behind the data. W4 A conn knows its peer until the peer is freed. Packets belong to the conn
- * they go to.
+ * they go to. W5 A packet that meets a blocked way stays in `coming` with no timer; when the way
+ * opens, all packets there get new arrivals, in order.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +15,11 @@
 #include "base/err.h"
 #include "sim/sim_internal.h"
 
-#define WINDOW_SIZE     (1u << 20)
-#define LATENCY_MIN_NS  (20 * NS_PER_US)
-#define LATENCY_MAX_NS  (200 * NS_PER_US)
-#define HANDOVER_NS_MAX (5 * NS_PER_US)
+#define WINDOW_SIZE      (1u << 20)
+#define LATENCY_MIN_NS   (20 * NS_PER_US)
+#define LATENCY_MAX_NS   (200 * NS_PER_US)
+#define HANDOVER_NS_MAX  (5 * NS_PER_US)
+#define CONNECT_RETRY_NS (50 * NS_PER_MS)
 
 enum packet_kind { PACKET_DATA, PACKET_END, PACKET_RESET };
 
@@ -42,6 +44,7 @@ struct packet {
     struct timer timer;
     struct list link; /* sim_conn.coming, then .arrived */
     struct sim_conn *to;
+    struct sim_node *from;
     enum packet_kind kind;
     size_t size, position;
     uint8_t data[];
@@ -66,6 +69,32 @@ static struct sim *sim_of(const struct sim_conn *c)
     return sim_node_of(c->base.rt)->sim;
 }
 
+/* --- ways --- */
+
+/* A way that is not as usual. */
+struct link_entry {
+    struct list link; /* sim.links */
+    struct sim_node *from, *to;
+    struct sim_link options;
+};
+
+static struct link_entry *find_link(struct sim *s, const struct sim_node *from,
+                                    const struct sim_node *to)
+{
+    struct link_entry *e;
+    list_for_each (e, &s->links, link) {
+        if (e->from == from && e->to == to)
+            return e;
+    }
+    return NULL;
+}
+
+static bool way_is_blocked(struct sim *s, const struct sim_node *from, const struct sim_node *to)
+{
+    const struct link_entry *e = find_link(s, from, to);
+    return e && e->options.blocked;
+}
+
 /* --- packets --- */
 
 static void break_conn(struct sim_conn *c);
@@ -74,6 +103,8 @@ static void packet_fire(struct timer *t)
 {
     struct packet *p = container_of(t, struct packet, timer);
     struct sim_conn *c = p->to;
+    if (way_is_blocked(sim_of(c), p->from, sim_node_of(c->base.rt)))
+        return; /* W5 */
     list_remove(&p->link);
     if (p->kind == PACKET_DATA && !c->broken) {
         list_push_back(&c->arrived, &p->link);
@@ -96,16 +127,85 @@ static struct packet *packet_new(enum packet_kind kind, size_t size)
     return p;
 }
 
-static void packet_send(struct packet *p, struct sim_conn *to)
+static uint64_t draw_arrival(struct sim *s, const struct sim_node *from, const struct sim_node *to)
+{
+    const struct link_entry *e = find_link(s, from, to);
+    uint64_t arrival = s->now + sim_random_between(s, LATENCY_MIN_NS, LATENCY_MAX_NS);
+    if (e && e->options.extra_ns_max > 0)
+        arrival += sim_random_between(s, 0, e->options.extra_ns_max);
+    return arrival;
+}
+
+/* `late_ns`: beyond what packets take. */
+static void packet_send(struct packet *p, struct sim_node *from, struct sim_conn *to,
+                        uint64_t late_ns)
 {
     struct sim *s = sim_of(to);
-    uint64_t arrival = s->now + sim_random_between(s, LATENCY_MIN_NS, LATENCY_MAX_NS);
+    uint64_t arrival = draw_arrival(s, from, sim_node_of(to->base.rt)) + late_ns;
     to->arrival_last = MAX(arrival, to->arrival_last);
     p->to = to;
+    p->from = from;
     to->window_used += p->size;
     list_push_back(&to->coming, &p->link);
     timer_init(&p->timer, &s->world, packet_fire);
     timer_arm(&p->timer, to->arrival_last);
+}
+
+static void send_again(struct sim_conn *c)
+{
+    struct packet *p;
+    uint64_t last = 0;
+    list_for_each (p, &c->coming, link) {
+        last = MAX(last, draw_arrival(sim_of(c), p->from, sim_node_of(c->base.rt)));
+        last = MAX(last, p->timer.deadline_ns);
+        timer_cancel(&p->timer);
+        timer_arm(&p->timer, last);
+    }
+    c->arrival_last = MAX(c->arrival_last, last);
+}
+
+static void resume_ways_to(struct sim_node *n)
+{
+    struct sim_conn *c;
+    struct sim_listener *l;
+    list_for_each (c, &n->conns, link)
+        send_again(c);
+    list_for_each (l, &n->listeners, node_link) {
+        list_for_each (c, &l->pending, link)
+            send_again(c);
+    }
+}
+
+void sim_link_set(struct sim *s, struct rt *from, struct rt *to, struct sim_link link)
+{
+    struct sim_node *f = sim_node_of(from), *t = sim_node_of(to);
+    struct link_entry *e = find_link(s, f, t);
+    if (!e) {
+        e = calloc(1, sizeof(*e));
+        ASSERT(e);
+        e->from = f;
+        e->to = t;
+        list_push_back(&s->links, &e->link);
+    }
+    e->options = link;
+    if (!link.blocked)
+        resume_ways_to(t);
+}
+
+void sim_links_free(struct sim *s)
+{
+    struct link_entry *e, *tmp;
+    list_for_each_safe (e, tmp, &s->links, link)
+        free(e);
+    list_init(&s->links);
+}
+
+void sim_links_heal(struct sim *s)
+{
+    struct sim_node *n;
+    sim_links_free(s);
+    list_for_each (n, &s->nodes, link)
+        resume_ways_to(n);
 }
 
 /* --- output --- */
@@ -150,13 +250,15 @@ static void handover_fire(struct timer *t)
     struct list finished = LIST_INIT(finished);
     while (!list_empty(&c->outs)) {
         struct conn_out *o = list_first(&c->outs, struct conn_out, link);
-        if (c->broken || !c->peer || c->peer->broken) {
+        if (!c->broken && !c->peer && !list_empty(&c->coming)) {
+            o->result = 0; /* the node is dead and we do not know it yet */
+        } else if (c->broken || !c->peer || c->peer->broken) {
             o->result = -ECONNRESET;
         } else {
             size_t left = out_size(o) - o->sent;
             size_t n = MIN(left, WINDOW_SIZE - c->peer->window_used);
             if (n > 0)
-                packet_send(packet_of_out(o, n), c->peer);
+                packet_send(packet_of_out(o, n), sim_node_of(c->base.rt), c->peer, 0);
             if (n < left)
                 break; /* W2: the reader schedules us again */
         }
@@ -254,7 +356,7 @@ static void sim_conn_shutdown(struct conn *base)
         return;
     break_conn(c);
     if (c->peer)
-        packet_send(packet_new(PACKET_END, 0), c->peer); /* W3 */
+        packet_send(packet_new(PACKET_END, 0), sim_node_of(c->base.rt), c->peer, 0); /* W3 */
 }
 
 static void conn_free(struct sim_conn *c)
@@ -333,10 +435,10 @@ static fiber_fn int sim_accept(struct listener *base, struct conn **ret)
     return 0;
 }
 
-static void abort_conn(struct sim_conn *c)
+static void abort_conn(struct sim_conn *c, uint64_t late_ns)
 {
     if (c->peer)
-        packet_send(packet_new(PACKET_RESET, 0), c->peer);
+        packet_send(packet_new(PACKET_RESET, 0), sim_node_of(c->base.rt), c->peer, late_ns);
     conn_free(c);
 }
 
@@ -348,7 +450,7 @@ static void sim_listener_close(struct listener *base)
     l->closed = true;
     list_remove(&l->link);
     while (!list_empty(&l->pending))
-        abort_conn(list_first(&l->pending, struct sim_conn, link));
+        abort_conn(list_first(&l->pending, struct sim_conn, link), 0);
     waitq_wake_all(&l->acceptable);
 }
 
@@ -406,7 +508,13 @@ fiber_fn int sim_connect(struct rt *rt, const char *address, uint64_t deadline_n
     delay_until(rt, MIN(ready, deadline_ns));
     if (deadline_ns < ready)
         return -ETIMEDOUT;
-    struct sim_listener *l = find_listener(s, address);
+    struct sim_listener *l;
+    while ((l = find_listener(s, address)) && (way_is_blocked(s, n, sim_node_of(l->base.rt)) ||
+                                               way_is_blocked(s, sim_node_of(l->base.rt), n))) {
+        if (s->now >= deadline_ns)
+            return -ETIMEDOUT;
+        delay_until(rt, MIN(s->now + CONNECT_RETRY_NS, deadline_ns));
+    }
     if (!l)
         return -ECONNREFUSED;
     struct sim_conn *near = conn_new(rt, address);
@@ -420,8 +528,29 @@ fiber_fn int sim_connect(struct rt *rt, const char *address, uint64_t deadline_n
     return 0;
 }
 
-void sim_net_die(struct sim_node *n)
+void sim_conns_drop(struct sim *s, struct rt *a, struct rt *b)
 {
+    struct sim_conn *c;
+    list_for_each (c, &sim_node_of(a)->conns, link) {
+        if (!c->peer || c->broken || c->peer->base.rt != b)
+            continue;
+        struct sim_conn *peer = c->peer;
+        packet_send(packet_new(PACKET_RESET, 0), sim_node_of(b), c, 0);
+        packet_send(packet_new(PACKET_RESET, 0), sim_node_of(a), peer, 0);
+    }
+}
+
+void sim_silent_death(struct sim *s, uint64_t max_ns)
+{
+    s->silent_ns_max = max_ns;
+}
+
+void sim_net_die(struct sim_node *n, enum sim_death death)
+{
+    struct sim *s = n->sim;
+    uint64_t late_ns = 0;
+    if (death == SIM_POWER_CUT && s->silent_ns_max > 0)
+        late_ns = sim_random_between(s, 0, s->silent_ns_max);
     struct sim_listener *l, *tmp;
     list_for_each_safe (l, tmp, &n->listeners, node_link) {
         if (!l->closed) {
@@ -432,5 +561,5 @@ void sim_net_die(struct sim_node *n)
     }
     list_init(&n->listeners);
     while (!list_empty(&n->conns))
-        abort_conn(list_first(&n->conns, struct sim_conn, link));
+        abort_conn(list_first(&n->conns, struct sim_conn, link), late_ns);
 }
