@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Not a test: durable 4 KiB writes to new space of a file, written in three ways.
- *   bench_ahead PATH written|ahead|unwritten DEPTH SECONDS
+ *   ahead-bench PATH written|ahead|unwritten DEPTH SECONDS
  * `written`: all of the file was written at format. `ahead`: the store writes ahead of its
  * allocator. `unwritten`: nobody does (the file is allocated).
  */

@@ -2,7 +2,7 @@
 /*
  * Not a test: a large sparse store with very many objects, one stage per process; bench/scale runs
  * them and makes the table. Each stage prints lines "name value".
- *   bench_scale PATH OBJECTS create GIB | open | write SECONDS DEPTH | crash 0 DEPTH |
+ *   scale-bench PATH OBJECTS create GIB | open | write SECONDS DEPTH | crash 0 DEPTH |
  *                            read SECONDS DEPTH | fragment MIB
  * In the environment: SCALE_CACHE_MIB; SCALE_NO_ZERO_AHEAD: the store does not write the file ahead
  * of itself; SCALE_NO_FLUSH: what the disk takes for flushes is left out (and always with "crash":
