@@ -3,6 +3,7 @@
  * What fibers wait on: wait queues, sleep, mutex, wait group.
  *
  * Y1 A woken fiber is off its wait queue before it runs; a second wake finds the next one.
+ *    The same goes for its deadline: one that passes after the wake has no effect.
  * Y2 fmutex passes ownership on inside unlock, so nobody can overtake the queue.
  */
 #include "base/err.h"
@@ -30,6 +31,8 @@ struct timed_wait {
 static void timed_wait_fire(struct timer *t)
 {
     struct timed_wait *w = container_of(t, struct timed_wait, timer);
+    if (w->fiber->state != FIBER_SUSPENDED)
+        return; /* Y1: woken already, and its link is on the list of those that will run */
     w->timed_out = true;
     list_remove(&w->fiber->link);
     fiber_wake(w->fiber);

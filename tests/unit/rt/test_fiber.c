@@ -181,6 +181,34 @@ static void timed_wait_body(void *arg)
     CHECK(waitq_wait_until(&w.q, w.rt, UINT64_MAX) == 0);
 }
 
+/* A wake and a deadline within one turn of the loop, in both orders: the first one counts. */
+struct early {
+    struct timer timer;
+    struct waiting *w;
+};
+
+static void early_fire(struct timer *t)
+{
+    struct early *e = container_of(t, struct early, timer);
+    waitq_wake_one(&e->w->q);
+}
+
+static void coincidence_body(void *arg)
+{
+    struct waiting w = {.rt = arg};
+    struct early e = {.w = &w};
+    waitq_init(&w.q);
+    timer_init(&e.timer, w.rt, early_fire);
+    uint64_t deadline = clock_now(w.rt) + NS_PER_MS;
+    timer_arm(&e.timer, deadline);
+    CHECK(waitq_wait_until(&w.q, w.rt, deadline) == 0);
+    CHECK(waitq_empty(&w.q) && !timer_armed(&e.timer));
+    deadline = clock_now(w.rt) + NS_PER_MS;
+    timer_arm(&e.timer, deadline + 1);
+    CHECK(waitq_wait_until(&w.q, w.rt, deadline) == -ETIMEDOUT);
+    CHECK(fiber_sleep(w.rt, NS_PER_MS) == 0 && waitq_empty(&w.q));
+}
+
 /* --- channels --- */
 
 struct channel {
@@ -364,6 +392,7 @@ ON_BOTH(crowd, &few_stacks)
 ON_BOTH(timers, NULL)
 ON_BOTH(mutex, NULL)
 ON_BOTH(timed_wait, NULL)
+ON_BOTH(coincidence, NULL)
 ON_BOTH(chan, NULL)
 ON_BOTH(buffer_budget, &one_mebibyte)
 ON_BOTH(buffer_random, &one_mebibyte)
@@ -374,8 +403,9 @@ ON_BOTH(stop, NULL)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(yield), BOTH(crowd),         BOTH(timers),        BOTH(mutex),  BOTH(timed_wait),
-        BOTH(chan),  BOTH(buffer_budget), BOTH(buffer_random), BOTH(helper), BOTH(stop),
+        BOTH(yield),         BOTH(crowd),       BOTH(timers), BOTH(mutex),
+        BOTH(timed_wait),    BOTH(coincidence), BOTH(chan),   BOTH(buffer_budget),
+        BOTH(buffer_random), BOTH(helper),      BOTH(stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
