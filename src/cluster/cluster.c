@@ -16,6 +16,7 @@
 #define LOG_MODULE "cluster"
 
 #define GRACE_DEFAULT_NS (10 * NS_PER_S)
+#define OUT_DEFAULT_NS   (600 * NS_PER_S)
 
 int cluster_spawn(struct cluster *c, const char *name, fiber_main *fn)
 {
@@ -117,6 +118,8 @@ static struct cluster *cluster_new(struct rt *rt, const struct cluster_options *
         o->recovery == CLUSTER_RECOVERY_DEFAULT ? CLUSTER_RECOVERY_BY_DEFAULT : o->recovery;
     c->recovery = recovery == CLUSTER_RECOVERY_ON ? MAP_RECOVERY_ON : MAP_RECOVERY_OFF;
     c->grace_end_ns = clock_now(rt) + (o->grace_ns ? o->grace_ns : GRACE_DEFAULT_NS);
+    c->out_ns = o->out_ns ? o->out_ns : OUT_DEFAULT_NS;
+    c->lead_again_ns = UINT64_MAX;
     enc_init(&c->report);
     list_init(&c->seen);
     list_init(&c->pending);

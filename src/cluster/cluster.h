@@ -7,8 +7,8 @@
  * Keys in the cluster store: "cluster" (format record), "node/UUID" (registration), "name/NAME"
  * (whose name it is), "session/UUID" (ephemeral), "leader" (ephemeral), "map/head", "map/shard/N",
  * "ack/UUID" (ephemeral: the map version this node has acted on), "report/UUID" (ephemeral: what
- * the node told by cluster_report()), "vid" (counter), and those of volume/ ("volume/", "trash/",
- * "use/").
+ * the node told by cluster_report()), "wish/node/UUID" and "wish/pool/ID" (what administrators
+ * want), "vid" (counter), and those of volume/ ("volume/", "trash/", "use/").
  */
 #pragma once
 #include "cluster/driver.h"
@@ -35,11 +35,14 @@ struct cluster_options {
     /* How long after the start of this process a node that it has not seen yet is waited for before
      * it leaves in_sync (the start of a whole cluster). 0: 10 s; tests pass 1. */
     uint64_t grace_ns;
+    /* How long a node may be away or in trouble before its groups are copied to others. 0: 600 s.
+     * Counted by each leader anew. */
+    uint64_t out_ns;
 };
 
 /* Connects, begins a session, registers, takes part in leader election, follows the map. Returns
  * when the first map (maybe the empty one) is known. -EMEDIUMTYPE: the store belongs to another
- * cluster. */
+ * cluster, or was given up. */
 fiber_fn int cluster_start(struct rt *rt, const struct cluster_options *o, struct cluster **ret);
 /* Ends the session and frees. */
 fiber_fn void cluster_stop(struct cluster *c);
@@ -87,6 +90,37 @@ fiber_fn int cluster_new_vids(struct cluster *c, uint32_t count, struct vid *ret
  * map lists. 0, -EINVAL: more than MAP_GROUP_COUNT_MAX groups or MAP_NODE_COUNT_MAX nodes; -ENOMEM.
  */
 int cluster_report(struct cluster *c, const struct cluster_report *r);
+/* What an administrator wants of a node. Kept in the cluster store until it is wished otherwise, or
+ * the node has left; the leader acts on it. */
+enum cluster_wish_kind {
+    CLUSTER_WISH_DRAIN,   /* groups move elsewhere; it stays a node */
+    CLUSTER_WISH_UNDRAIN, /* takes back draining and removing */
+    CLUSTER_WISH_WEIGHT,  /* `weight` instead of the registered one; CLUSTER_WEIGHT_REGISTERED: that
+                           */
+    CLUSTER_WISH_REMOVE,  /* drain; then, once it holds nothing and does not run, forget it and its
+                             name. A lost node is forgotten as soon as no group needs it */
+    CLUSTER_WISH_LOST,    /* its store is gone for good. Cannot be taken back: that store never
+                             comes back, whatever is on it */
+    CLUSTER_WISH_ACCEPT_LOSS, /* it is lost, and where no other node has everything, what `heir`
+                                 holds is taken: answered writes may be missing there */
+};
+#define CLUSTER_WEIGHT_REGISTERED UINT32_MAX
+struct cluster_wish {
+    enum cluster_wish_kind kind;
+    const char *node; /* its name */
+    uint32_t weight;
+    const char *heir; /* a node's name */
+};
+/* 0: it is written (the map follows soon, if a leader is there). -ENOENT: no such node, or heir;
+ * -EBUSY: a node that is to be lost has a session: stop it first; -EALREADY: the node was lost
+ * before, which nothing but removing and accepting the loss follows; -EINVAL: an heir that is lost
+ * or the node itself. */
+fiber_fn int cluster_node_wish(struct cluster *c, const struct cluster_wish *w);
+/* Wishes another number of copies for a pool. -ENOENT; -EINVAL: 0, more than MAP_GROUP_MEMBER_MAX,
+ * or min_copies above copies. More copies than zones are taken as far as zones go. */
+fiber_fn int cluster_pool_wish(struct cluster *c, const char *pool, uint8_t copies,
+                               uint8_t min_copies);
+
 /* Nodes that are in the map without a live session: fills up to `max` numbers, returns their count.
  * For messages ("write waits for node b"). */
 unsigned cluster_missing_nodes(struct cluster *c, uint16_t *ret_numbers, unsigned max);

@@ -38,10 +38,12 @@ struct ack {
     uint64_t version;
 };
 
-/* A node that had a session while this process ran. */
+/* What this process knows of a node's presence. */
 struct seen {
     struct list link;
     struct uuid uuid;
+    bool was_here;    /* had a session since this process started */
+    uint64_t away_ns; /* when this leader saw first that it has none, or trouble; 0: it is well */
 };
 
 /* The encoded map as the watch has told it, up to the present commit. */
@@ -81,8 +83,10 @@ struct cluster {
     bool inexact;
 
     enum map_recovery recovery;
-    uint64_t grace_end_ns;
-    struct list seen; /* nodes that had a session since this process started */
+    uint64_t grace_end_ns, out_ns;
+    uint64_t lead_again_ns; /* when time alone changes something: grace, out */
+    uint64_t member_events; /* registrations, sessions, reports and wishes that changed */
+    struct list seen;
 
     /* Everything that waits for any of the above waits here: changes are rare. */
     struct waitq changed;

@@ -10,8 +10,11 @@
  *     next.
  * LE4 A node that has had no session since this process started is waited for until the grace
  *     period is over: all may just have started. One that was seen is not.
+ * LE5 The keys of a node that was removed go in the transaction of the map that does not list it,
+ *     under the condition that it has not registered since. The wish of a lost one stays for ever.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
@@ -22,6 +25,37 @@
 #define LOG_MODULE "cluster"
 
 #define BATCH_NS (5 * NS_PER_MS) /* events of one cause arrive together */
+
+static struct seen *find_seen(const struct cluster *c, const struct uuid *u)
+{
+    struct seen *seen;
+    list_for_each (seen, &c->seen, link) {
+        if (uuid_equal(&seen->uuid, u))
+            return seen;
+    }
+    return NULL;
+}
+
+/* NULL: out of memory; then the node is missed for a little longer than needed. */
+static struct seen *make_seen(struct cluster *c, const struct uuid *u)
+{
+    struct seen *seen = find_seen(c, u);
+    if (seen)
+        return seen;
+    seen = calloc(1, sizeof(*seen));
+    if (!seen)
+        return NULL;
+    seen->uuid = *u;
+    list_push_back(&c->seen, &seen->link);
+    return seen;
+}
+
+static void forget_absences(struct cluster *c)
+{
+    struct seen *seen;
+    list_for_each (seen, &c->seen, link)
+        seen->away_ns = 0;
+}
 
 static fiber_fn void on_leader_key(void *arg, const char *key, const void *value, size_t length,
                                    uint64_t revision, bool more)
@@ -44,6 +78,8 @@ static fiber_fn void on_leader_key(void *arg, const char *key, const void *value
     if (cluster_is_leader(c) && !was_leader) {
         log_info("node %s leads the cluster", c->self.name);
         c->members_dirty = true;
+        c->lead_again_ns = 0;
+        forget_absences(c);
         struct lead_callback *cb;
         list_for_each (cb, &c->lead_callbacks, link)
             cb->fn(cb->arg);
@@ -56,18 +92,9 @@ static fiber_fn void on_member_key(void *arg, const char *key, const void *value
 {
     struct cluster *c = arg;
     c->members_dirty = true;
+    c->member_events++;
     if (!more && cluster_is_leader(c))
         waitq_wake_all(&c->changed);
-}
-
-static bool was_seen(const struct cluster *c, const struct uuid *u)
-{
-    struct seen *seen;
-    list_for_each (seen, &c->seen, link) {
-        if (uuid_equal(&seen->uuid, u))
-            return true;
-    }
-    return false;
 }
 
 /* LE4: remembers whom this process has seen with a session. */
@@ -76,12 +103,10 @@ static fiber_fn void on_session_key(void *arg, const char *key, const void *valu
 {
     struct cluster *c = arg;
     struct uuid uuid;
-    if (key && value && member_key_parse(key, &uuid) == 0 && !was_seen(c, &uuid)) {
-        struct seen *seen = malloc(sizeof(*seen));
-        if (seen) { /* else it is waited for a little longer than needed */
-            seen->uuid = uuid;
-            list_push_back(&c->seen, &seen->link);
-        }
+    if (key && value && member_key_parse(key, &uuid) == 0) {
+        struct seen *seen = make_seen(c, &uuid);
+        if (seen)
+            seen->was_here = true;
     }
     on_member_key(arg, key, value, length, revision, more);
 }
@@ -127,8 +152,35 @@ static fiber_fn void elect_main(void *arg)
 
 /* --- the leader's work --- */
 
+static void log_wishes(const struct map *next, const struct map_node *old, const struct map_node *n)
+{
+    static const char *const states[] = {"takes data again", "is to be emptied",
+                                         "was given up; its groups are made anew elsewhere"};
+    static const char *const troubles[] = {
+        "may be in sync again", "cannot write to its store and leaves in_sync",
+        "cannot be reached by others and leaves in_sync", "cannot reach others and leaves in_sync"};
+    if (old->state != n->state)
+        log_info("map %" PRIu64 ": node %s %s", next->version, n->name, states[n->state]);
+    if (old->trouble != n->trouble)
+        log_warn("map %" PRIu64 ": node %s %s", next->version, n->name, troubles[n->trouble]);
+    if (!old->out && n->out)
+        log_warn("map %" PRIu64
+                 ": node %s is away or in trouble for too long; its groups are copied "
+                 "to others",
+                 next->version, n->name);
+    if (old->weight != n->weight)
+        log_info("map %" PRIu64 ": node %s has weight %" PRIu32, next->version, n->name, n->weight);
+}
+
 static void log_changes(const struct map *now, const struct map *next)
 {
+    for (uint32_t i = 0; i < now->node_count; i++) {
+        const struct map_node *n = map_node(next, now->nodes[i].number);
+        if (n)
+            log_wishes(next, &now->nodes[i], n);
+        else
+            log_info("map %" PRIu64 ": node %s was removed", next->version, now->nodes[i].name);
+    }
     for (uint32_t i = 0; i < next->node_count; i++) {
         const struct map_node *n = &next->nodes[i], *old = map_node(now, n->number);
         if (!old)
@@ -141,8 +193,34 @@ static void log_changes(const struct map *now, const struct map *next)
     }
 }
 
-static fiber_fn int write_map(struct cluster *c, const struct map *now, const struct map *next,
-                              uint64_t head_revision, uint64_t leader_revision)
+/* LE5: the keys of a node that `next` does not list any more. */
+struct removal {
+    char node[CS_KEY_SIZE], name[CS_KEY_SIZE], wish[CS_KEY_SIZE];
+};
+
+static void add_removal(struct map_write *w, const struct map_inputs *in, const struct map_node *n,
+                        struct removal *keys)
+{
+    member_key(keys->node, "node", &n->uuid);
+    member_key(keys->wish, "wish/node", &n->uuid);
+    snprintf(keys->name, sizeof(keys->name), "name/%s", n->name);
+    uint64_t revision = CS_REVISION_ABSENT;
+    for (unsigned i = 0; i < in->member_count; i++) {
+        if (uuid_equal(&in->members[i].node.uuid, &n->uuid))
+            revision = in->members[i].revision;
+    }
+    enum cs_op_kind kind = revision == CS_REVISION_ABSENT ? CS_CHECK : CS_DELETE;
+    w->ops[w->count++] = (struct cs_op){.kind = kind, .key = keys->node, .revision = revision};
+    w->ops[w->count++] =
+        (struct cs_op){.kind = CS_DELETE, .key = keys->name, .revision = CS_REVISION_ANY};
+    if (n->state != MAP_NODE_LOST)
+        w->ops[w->count++] =
+            (struct cs_op){.kind = CS_DELETE, .key = keys->wish, .revision = CS_REVISION_ANY};
+}
+
+static fiber_fn int write_map(struct cluster *c, const struct map_inputs *in, const struct map *now,
+                              const struct map *next, uint64_t head_revision,
+                              uint64_t leader_revision)
 {
     struct map_write *w;
     int r = map_write_new(now, next, &w);
@@ -151,6 +229,12 @@ static fiber_fn int write_map(struct cluster *c, const struct map *now, const st
     w->ops[0].revision = head_revision;
     w->ops[w->count++] =
         (struct cs_op){.kind = CS_CHECK, .key = KEY_LEADER, .revision = leader_revision};
+    struct removal keys[MAP_REMOVALS_MAX];
+    unsigned removals = 0;
+    for (uint32_t i = 0; i < now->node_count; i++) {
+        if (!map_node(next, now->nodes[i].number))
+            add_removal(w, in, &now->nodes[i], &keys[removals++]);
+    }
     r = cs_txn(c->cs, w->ops, w->count, NULL);
     map_write_free(w);
     return r;
@@ -160,7 +244,9 @@ static fiber_fn int write_map(struct cluster *c, const struct map *now, const st
 struct gathered {
     struct map_member *members;
     struct map_report *reports;
-    uint16_t *spared;
+    struct map_node_wish *node_wishes;
+    struct map_pool_wish *pool_wishes;
+    uint16_t *spared, *out;
     struct map_inputs in;
 };
 
@@ -168,34 +254,71 @@ static void gathered_done(struct gathered *g)
 {
     free(g->members);
     report_list_free(g->reports, g->in.report_count);
+    free(g->node_wishes);
+    free(g->pool_wishes);
     free(g->spared);
+    free(g->out);
 }
 
-/* LE4 */
-static int spare_unseen(const struct cluster *c, const struct map *now, struct gathered *g)
+static bool has_session(const struct gathered *g, const struct uuid *u)
 {
-    if (clock_now(c->rt) >= c->grace_end_ns)
-        return 0;
+    for (unsigned i = 0; i < g->in.member_count; i++) {
+        if (uuid_equal(&g->members[i].node.uuid, u))
+            return g->members[i].node.session.value != 0;
+    }
+    return false;
+}
+
+/* LE4, and who has been away or in trouble for so long that its groups are to be copied to others.
+ */
+static int judge_absent(struct cluster *c, const struct map *now, struct gathered *g)
+{
+    uint64_t time = clock_now(c->rt);
+    bool grace = time < c->grace_end_ns;
+    c->lead_again_ns = grace ? c->grace_end_ns : UINT64_MAX;
     g->spared = calloc(now->node_count + 1, sizeof(*g->spared));
-    if (!g->spared)
+    g->out = calloc(now->node_count + 1, sizeof(*g->out));
+    if (!g->spared || !g->out)
         return -ENOMEM;
     for (uint32_t i = 0; i < now->node_count; i++) {
-        if (!was_seen(c, &now->nodes[i].uuid))
-            g->spared[g->in.spared_count++] = now->nodes[i].number;
+        const struct map_node *n = &now->nodes[i];
+        struct seen *seen = make_seen(c, &n->uuid);
+        if (!seen)
+            continue;
+        bool here = has_session(g, &n->uuid);
+        if (here && n->trouble == MAP_TROUBLE_NONE) {
+            seen->away_ns = 0;
+            continue;
+        }
+        if (grace && !seen->was_here && !here)
+            g->spared[g->in.spared_count++] = n->number;
+        if (seen->away_ns == 0)
+            seen->away_ns = MAX(time, (uint64_t)1);
+        if (time - MIN(time, seen->away_ns) >= c->out_ns)
+            g->out[g->in.out_count++] = n->number;
+        else if (!n->out)
+            c->lead_again_ns = MIN(c->lead_again_ns, seen->away_ns + c->out_ns);
     }
     g->in.spared = g->spared;
+    g->in.out = g->out;
     return 0;
 }
 
 static fiber_fn int gather(struct cluster *c, const struct map *now, struct gathered *g)
 {
     g->in.recovery = c->recovery;
+    g->in.wall_s = clock_wall(c->rt) / NS_PER_S;
     int r = member_list(c->cs, &g->members, &g->in.member_count);
     if (r == 0)
         r = report_list(c->cs, &g->reports, &g->in.report_count);
+    if (r == 0)
+        r = wish_list(c->cs, &g->node_wishes, &g->in.node_wish_count, &g->pool_wishes,
+                      &g->in.pool_wish_count);
     g->in.members = g->members;
     g->in.reports = g->reports;
-    return r < 0 ? r : spare_unseen(c, now, g);
+    g->in.node_wishes = g->node_wishes;
+    g->in.pool_wishes = g->pool_wishes;
+    return r < 0 ? r : judge_absent(c, now, g);
 }
 
 /* One step of leading: reads what is registered and writes the next map if anything differs.
@@ -208,7 +331,7 @@ static fiber_fn int lead_once(struct cluster *c, uint64_t head_revision, uint64_
     if (r == 0)
         r = map_next(now, &g.in, &next);
     if (r == 0 && next) {
-        r = write_map(c, now, next, head_revision, leader_revision);
+        r = write_map(c, &g.in, now, next, head_revision, leader_revision);
         if (r == 0)
             log_changes(now, next);
     }
@@ -218,13 +341,21 @@ static fiber_fn int lead_once(struct cluster *c, uint64_t head_revision, uint64_
     return r;
 }
 
+static bool may_lead(const struct cluster *c)
+{
+    return cluster_is_leader(c) && c->map->version > 0 && !c->cs->lost && !c->map_error;
+}
+
 static fiber_fn void lead_main(void *arg)
 {
     struct cluster *c = arg;
     while (!c->stopping) {
-        if (!cluster_is_leader(c) || !c->members_dirty || c->map->version == 0 || c->cs->lost ||
-            c->map_error) {
+        if (!may_lead(c)) {
             waitq_wait(&c->changed);
+            continue;
+        }
+        if (!c->members_dirty && clock_now(c->rt) < c->lead_again_ns) {
+            waitq_wait_until(&c->changed, c->rt, c->lead_again_ns);
             continue;
         }
         if (fiber_sleep(c->rt, BATCH_NS) < 0)
@@ -232,6 +363,7 @@ static fiber_fn void lead_main(void *arg)
         if (c->stopping || !cluster_is_leader(c))
             continue;
         uint64_t head_revision = c->map_revision, leader_revision = c->leader_revision;
+        uint64_t events = c->member_events;
         c->members_dirty = false;
         int r = lead_once(c, head_revision, leader_revision);
         if (r == 0)
@@ -242,21 +374,10 @@ static fiber_fn void lead_main(void *arg)
             if (!cluster_pause(c))
                 break;
         } else if (!c->stopping && c->map_revision == head_revision &&
-                   c->leader_revision == leader_revision) {
+                   c->leader_revision == leader_revision && c->member_events == events) {
             waitq_wait(&c->changed); /* what made it stale is still on its way to us */
         }
     }
-    cluster_fiber_end(c);
-}
-
-/* The end of the grace period is an event, too. */
-static fiber_fn void grace_main(void *arg)
-{
-    struct cluster *c = arg;
-    while (!c->stopping && clock_now(c->rt) < c->grace_end_ns)
-        waitq_wait_until(&c->changed, c->rt, c->grace_end_ns);
-    c->members_dirty = true;
-    waitq_wake_all(&c->changed);
     cluster_fiber_end(c);
 }
 
@@ -301,7 +422,7 @@ int cluster_lead(struct cluster *c)
         r = cs_watch(c->cs, "session/", on_session_key, c);
     if (r == 0)
         r = cs_watch(c->cs, "report/", on_member_key, c);
-    if (r == 0 && c->recovery == MAP_RECOVERY_ON)
-        r = cluster_spawn(c, "cluster-grace", grace_main);
+    if (r == 0)
+        r = cs_watch(c->cs, "wish/", on_member_key, c);
     return r;
 }

@@ -144,7 +144,7 @@ bool map_group_has(const struct map_group *g, uint16_t node)
 
 bool map_node_takes_data(const struct map_node *n)
 {
-    return n->weight > 0 && n->state == MAP_NODE_ACTIVE;
+    return n->weight > 0 && n->state == MAP_NODE_ACTIVE && !n->out;
 }
 
 uint32_t map_shard_count(const struct map *m)

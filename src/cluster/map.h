@@ -14,15 +14,28 @@
 #define MAP_POOL_COUNT_MAX   256u
 #define MAP_GROUP_COUNT_MAX  65536u /* a group's number has 16 bits in an oid */
 
+/* Lost: an administrator gave its store up; it never comes back. */
 enum map_node_state { MAP_NODE_ACTIVE, MAP_NODE_DRAINING, MAP_NODE_LOST };
+/* Why a live node is kept out of in_sync (R1b). */
+enum map_trouble {
+    MAP_TROUBLE_NONE,
+    MAP_TROUBLE_STORE,     /* its own store cannot write: trouble_error */
+    MAP_TROUBLE_UNREACHED, /* trouble_by, maybe others too, cannot reach it */
+    MAP_TROUBLE_ALONE,     /* it cannot reach others, trouble_by among them */
+};
 
 struct map_node {
     uint16_t number;        /* short, never reused; what groups list */
     struct uuid uuid;       /* of its store */
     struct session session; /* 0: no live session */
     enum map_node_state state;
-    bool inexact;             /* its present session began with a store that may lack something */
-    uint32_t weight;          /* 1024 = 1 TiB by default; 0: takes no data */
+    uint32_t weight; /* 1024 = 1 TiB by default; 0: takes no data */
+    bool inexact;    /* its present session began with a store that may lack something */
+    bool out;        /* away or in trouble for too long: its groups are kept elsewhere */
+    enum map_trouble trouble;
+    uint16_t trouble_by;      /* a node's number */
+    uint16_t trouble_error;   /* errno, positive */
+    uint64_t away_since;      /* seconds since 1970 by the leader's clock; 0: here, or not known */
     char name[MAP_NAME_SIZE]; /* for people; unique */
     char zone[MAP_NAME_SIZE]; /* failure domain */
     char address[MAP_ADDRESS_SIZE]; /* peer address, "tcp:127.0.0.1:7001" */
@@ -74,7 +87,7 @@ const struct map_pool *map_pool(const struct map *m, uint16_t id);
 bool map_group_in_sync(const struct map_group *g, uint16_t node);
 /* In any of the sets that take writes: in_sync or joining. */
 bool map_group_has(const struct map_group *g, uint16_t node);
-/* Groups are placed on it. */
+/* Groups are placed on it: it has weight, is neither draining, lost nor out. */
 bool map_node_takes_data(const struct map_node *n);
 uint32_t map_shard_count(const struct map *m);
 
@@ -106,6 +119,23 @@ struct cluster_report {
 struct map_member {
     struct map_node node; /* number is meaningless; session 0 when it has none now */
     bool inexact;         /* its present session began with a store that may lack something */
+    uint64_t revision;    /* of its key */
+};
+
+/* What an administrator wants of a node, and of a pool. */
+struct map_node_wish {
+    struct uuid uuid;
+    bool drain;       /* move its groups elsewhere */
+    bool remove;      /* and forget it when it holds nothing and does not run */
+    bool lost;        /* its store is gone for good; cannot be taken back */
+    bool accept_loss; /* where only lost nodes have everything, `heir` has to do */
+    bool has_weight;
+    uint32_t weight; /* instead of the registered one */
+    struct uuid heir;
+};
+struct map_pool_wish {
+    uint16_t id;
+    uint8_t copies, min_copies;
 };
 
 /* The report that a session has written last. */
@@ -128,6 +158,15 @@ struct map_inputs {
      * stay in in_sync. */
     const uint16_t *spared;
     unsigned spared_count;
+    /* Numbers of nodes that have been without a session, or in trouble, for longer than the delay.
+     */
+    const uint16_t *out;
+    unsigned out_count;
+    const struct map_node_wish *node_wishes;
+    unsigned node_wish_count;
+    const struct map_pool_wish *pool_wishes;
+    unsigned pool_wish_count;
+    uint64_t wall_s; /* seconds since 1970, for away_since */
     enum map_recovery recovery;
 };
 
@@ -143,6 +182,7 @@ struct map_format {
 };
 int map_first(const struct map_format *f, const struct map_member *members, unsigned count,
               struct map **ret);
+#define MAP_REMOVALS_MAX 16u /* nodes that one next map lacks at most */
 /* Next map after anything in `in` changed; *ret NULL when nothing differs. With recovery R1, R2 and
  * R5 move nodes between the sets (map_sets.c); without it a node that is gone keeps its places. A
  * changed session advances the epoch of every group the node is in (R6). */

@@ -17,10 +17,15 @@
 
 #define HEAD_MAGIC    0x50414d4bu /* "KMAP" */
 #define SHARD_MAGIC   0x4853504du /* "MPSH" */
-#define CODEC_VERSION 1u
+#define HEAD_VERSION  2u
+#define SHARD_VERSION 1u
+
+#define NODE_OUT     1u
+#define NODE_INEXACT 2u
 
 /* The largest node record; strings carry a 4-byte length and no terminator. */
-#define NODE_BYTES_MAX  (2 + 16 + 8 + 1 + 4 + 2 * (4 + MAP_NAME_SIZE) + 3 * (4 + MAP_ADDRESS_SIZE))
+#define NODE_BYTES_MAX                                                                             \
+    (2 + 16 + 8 + 1 + 4 + 14 + 2 * (4 + MAP_NAME_SIZE) + 3 * (4 + MAP_ADDRESS_SIZE))
 #define POOL_BYTES_MAX  (2 + (4 + MAP_NAME_SIZE) + 2 + 12)
 #define GROUP_BYTES_MAX (8 + 3 * (1 + 2 * MAP_GROUP_MEMBER_MAX))
 static_assert(1024 + MAP_NODE_COUNT_MAX * NODE_BYTES_MAX + MAP_POOL_COUNT_MAX * POOL_BYTES_MAX <
@@ -47,13 +52,18 @@ static void enc_node(struct enc *e, const struct map_node *n)
     enc_str(e, n->address);
     enc_str(e, n->admin);
     enc_str(e, n->nbd);
+    enc_u8(e, (uint8_t)((n->out ? NODE_OUT : 0) | (n->inexact ? NODE_INEXACT : 0)));
+    enc_u8(e, (uint8_t)n->trouble);
+    enc_u16(e, n->trouble_by);
+    enc_u16(e, n->trouble_error);
+    enc_u64(e, n->away_since);
 }
 
 void map_encode_head(const struct map *m, struct enc *e)
 {
     size_t start = e->length;
     enc_u32(e, HEAD_MAGIC);
-    enc_u16(e, CODEC_VERSION);
+    enc_u16(e, HEAD_VERSION);
     enc_u64(e, m->version);
     enc_bytes(e, m->cluster.bytes, sizeof(m->cluster.bytes));
     enc_str(e, m->cluster_name);
@@ -90,7 +100,7 @@ void map_encode_shard(const struct map *m, uint32_t shard, struct enc *e)
     uint32_t count = MIN(m->group_count - first, MAP_SHARD_GROUPS);
     size_t start = e->length;
     enc_u32(e, SHARD_MAGIC);
-    enc_u16(e, CODEC_VERSION);
+    enc_u16(e, SHARD_VERSION);
     enc_bytes(e, m->cluster.bytes, sizeof(m->cluster.bytes));
     enc_u32(e, shard);
     enc_u32(e, count);
@@ -104,9 +114,9 @@ void map_encode_shard(const struct map *m, uint32_t shard, struct enc *e)
     enc_finish(e, start);
 }
 
-/* Checks checksum, magic and version; *d then stands behind the version and ends before the
- * checksum. */
-static int dec_open(const void *p, size_t length, uint32_t magic, struct dec *d)
+/* Checks checksum, magic and version; *d then stands behind the version, which is returned, and
+ * ends before the checksum. */
+static int dec_open(const void *p, size_t length, uint32_t magic, int version_max, struct dec *d)
 {
     if (length < 4 + 2 + 4)
         return -EBADMSG;
@@ -115,7 +125,8 @@ static int dec_open(const void *p, size_t length, uint32_t magic, struct dec *d)
     dec_init(d, p, length - 4);
     if (dec_u32(d) != magic)
         return -EBADMSG;
-    return dec_u16(d) == CODEC_VERSION ? 0 : -EPROTO;
+    int version = dec_u16(d);
+    return version >= 1 && version <= version_max ? version : -EPROTO;
 }
 
 static void dec_uuid(struct dec *d, struct uuid *ret)
@@ -125,7 +136,20 @@ static void dec_uuid(struct dec *d, struct uuid *ret)
         memcpy(ret->bytes, p, sizeof(ret->bytes));
 }
 
-static bool dec_node(struct dec *d, struct map_node *n)
+/* What version 2 added. */
+static bool dec_node_more(struct dec *d, struct map_node *n)
+{
+    uint8_t flags = dec_u8(d), trouble = dec_u8(d);
+    n->out = flags & NODE_OUT;
+    n->inexact = flags & NODE_INEXACT;
+    n->trouble = (enum map_trouble)trouble;
+    n->trouble_by = dec_u16(d);
+    n->trouble_error = dec_u16(d);
+    n->away_since = dec_u64(d);
+    return flags <= (NODE_OUT | NODE_INEXACT) && trouble <= MAP_TROUBLE_ALONE;
+}
+
+static bool dec_node(struct dec *d, int version, struct map_node *n)
 {
     n->number = dec_u16(d);
     dec_uuid(d, &n->uuid);
@@ -138,6 +162,8 @@ static bool dec_node(struct dec *d, struct map_node *n)
     dec_str(d, n->address, sizeof(n->address));
     dec_str(d, n->admin, sizeof(n->admin));
     dec_str(d, n->nbd, sizeof(n->nbd));
+    if (version >= 2 && !dec_node_more(d, n))
+        return false;
     return !d->error && state <= MAP_NODE_LOST && !uuid_is_null(&n->uuid);
 }
 
@@ -168,7 +194,7 @@ static bool dec_pools(struct dec *d, struct map *m)
     return true;
 }
 
-static bool dec_nodes(struct dec *d, struct map *m)
+static bool dec_nodes(struct dec *d, int version, struct map *m)
 {
     m->node_count = dec_u32(d);
     if (d->error || m->node_count > MAP_NODE_COUNT_MAX)
@@ -179,7 +205,7 @@ static bool dec_nodes(struct dec *d, struct map *m)
         return false;
     }
     for (uint32_t i = 0; i < m->node_count; i++) {
-        if (!dec_node(d, &m->nodes[i]) || m->nodes[i].number >= m->node_number_next)
+        if (!dec_node(d, version, &m->nodes[i]) || m->nodes[i].number >= m->node_number_next)
             return false;
         if (i > 0 && m->nodes[i].number <= m->nodes[i - 1].number)
             return false;
@@ -190,9 +216,9 @@ static bool dec_nodes(struct dec *d, struct map *m)
 int map_decode_head(const void *p, size_t length, struct map **ret)
 {
     struct dec d;
-    int r = dec_open(p, length, HEAD_MAGIC, &d);
-    if (r < 0)
-        return r;
+    int version = dec_open(p, length, HEAD_MAGIC, HEAD_VERSION, &d);
+    if (version < 0)
+        return version;
     struct map *m = map_new();
     if (!m)
         return -ENOMEM;
@@ -203,8 +229,8 @@ int map_decode_head(const void *p, size_t length, struct map **ret)
     m->group_count = dec_u32(&d);
     bool good = !d.error && m->version > 0 && m->node_number_next <= UINT16_MAX + 1u &&
                 m->group_count > 0 && m->group_count <= MAP_GROUP_COUNT_MAX;
-    good = good && dec_pools(&d, m) && dec_nodes(&d, m) && dec_finish(&d) == 0;
-    r = good ? 0 : d.error == -ENOMEM ? -ENOMEM : -EBADMSG;
+    good = good && dec_pools(&d, m) && dec_nodes(&d, version, m) && dec_finish(&d) == 0;
+    int r = good ? 0 : d.error == -ENOMEM ? -ENOMEM : -EBADMSG;
     if (r == 0) {
         m->groups = calloc(m->group_count, sizeof(*m->groups));
         if (!m->groups)
@@ -254,7 +280,7 @@ static bool dec_group(struct dec *d, const struct map *m, struct map_group *g)
 int map_decode_shard(struct map *m, uint32_t shard, const void *p, size_t length)
 {
     struct dec d;
-    int r = dec_open(p, length, SHARD_MAGIC, &d);
+    int r = dec_open(p, length, SHARD_MAGIC, SHARD_VERSION, &d);
     if (r < 0)
         return r;
     struct uuid cluster = {0};

@@ -5,13 +5,18 @@
  * S1 in_sync is never empty. Every node of it holds everything that was answered.
  * S2 A node enters in_sync only from joining, with a report of its present session for exactly the
  *    epoch that the group has in the present map (R2).
- * S3 A node without a session, or whose store may lack something, leaves in_sync unless no live
- *    node that may stay would be left: then all stay, until one of them is there (R1). One whose
- *    store may lack something leaves as long as any other one stays, dead or alive.
+ * S3 A node without a session, or with a trouble (R1b), leaves in_sync unless no other node would
+ *    be left there that is live and well: then all stay, until one of them is (R1).
  * S4 Moving never makes redundancy less: who is no target leaves only while more than `copies` live
  *    nodes are in sync, and every target that can be is in sync (R5).
  * S5 last_full is in_sync of the last epoch with at least min_copies of them.
  * S6 The epoch is the version exactly when the sets or a member's session changed (R6).
+ * S7 A node whose store may lack something leaves in_sync as long as any other one stays, dead or
+ *    alive, and last_full likewise. If all of in_sync are such nodes, those that last_full still
+ *    lists take their place.
+ * S8 A node that was given up leaves; if it was the last one, all that last_full still lists take
+ *    its place: they have everything, too. If those are given up as well, the node that an
+ *    administrator named with the loss accepted takes it, and nobody else.
  */
 #include "cluster/map_sets.h"
 #include <stdlib.h>
@@ -54,13 +59,16 @@ enum {
     F_SPARED = 2,  /* has none, but may still come (grace) */
     F_CHANGED = 4, /* its session is another one than in the present map */
     F_INEXACT = 8, /* and began with a store that may lack something */
+    F_LOST = 16,
+    F_TROUBLE = 32,
 };
 
 struct step {
     const struct map *now;
     struct map *m;
     const struct map_inputs *in;
-    uint8_t *flags; /* by index of m->nodes */
+    uint8_t *flags;   /* by index of m->nodes */
+    uint16_t *joined; /* by group: bit i is set when now's joining[i] may enter (S2) */
     uint16_t targets[MAP_GROUP_MEMBER_MAX];
     unsigned target_count;
 };
@@ -75,6 +83,12 @@ static unsigned flags_of(const struct step *s, uint16_t node)
 static bool is_live(const struct step *s, uint16_t node)
 {
     return flags_of(s, node) & F_LIVE;
+}
+
+/* May be in sync, and may become so. */
+static bool is_well(const struct step *s, uint16_t node)
+{
+    return (flags_of(s, node) & (F_LIVE | F_TROUBLE)) == F_LIVE;
 }
 
 static bool is_target(const struct step *s, uint16_t node)
@@ -97,75 +111,118 @@ static void set_flags(struct step *s)
             f |= F_CHANGED;
         if ((f & F_LIVE) && (f & F_CHANGED) && n->inexact)
             f |= F_INEXACT;
+        f |= n->state == MAP_NODE_LOST ? F_LOST : 0;
+        f |= n->trouble != MAP_TROUBLE_NONE ? F_TROUBLE : 0;
         s->flags[i] = (uint8_t)f;
+    }
+}
+
+/* S2: marks the groups that one report names. */
+static void mark_joined(struct step *s, const struct map_node *n, const struct cluster_report *said)
+{
+    for (uint32_t i = 0; i < said->joined_count; i++) {
+        const struct cluster_joined *j = &said->joined[i];
+        if (j->group >= s->now->group_count || j->epoch != s->now->groups[j->group].epoch.value)
+            continue;
+        const struct map_group *g = &s->now->groups[j->group];
+        for (unsigned k = 0; k < g->joining_count; k++) {
+            if (g->joining[k] == n->number)
+                s->joined[j->group] |= (uint16_t)(1u << k);
+        }
+    }
+}
+
+static void mark_all_joined(struct step *s)
+{
+    for (unsigned i = 0; i < s->in->report_count; i++) {
+        const struct map_report *r = &s->in->reports[i];
+        const struct map_node *n = map_node_by_uuid(s->now, &r->uuid);
+        if (n && n->session.value == r->session.value && is_well(s, n->number) &&
+            !(flags_of(s, n->number) & F_CHANGED))
+            mark_joined(s, n, &r->said);
     }
 }
 
 /* --- one group --- */
 
-/* S2: has the present session of `node` reported the group complete at its present epoch? */
-static bool has_joined(const struct step *s, uint32_t group, uint16_t node)
+/* Those of `set` that have none of the flags. */
+static struct set without(const struct step *s, const struct set *set, unsigned flags)
 {
-    const struct map_node *n = map_node(s->m, node), *old = map_node(s->now, node);
-    if (n->session.value == 0 || !old || old->session.value != n->session.value)
-        return false;
-    for (unsigned i = 0; i < s->in->report_count; i++) {
-        const struct map_report *r = &s->in->reports[i];
-        if (r->session.value != n->session.value || !uuid_equal(&r->uuid, &n->uuid))
-            continue;
-        for (uint32_t k = 0; k < r->said.joined_count; k++) {
-            if (r->said.joined[k].group == group &&
-                r->said.joined[k].epoch == s->now->groups[group].epoch.value)
-                return true;
-        }
+    struct set rest = {0};
+    for (unsigned i = 0; i < set->count; i++) {
+        if (!(flags_of(s, set->nodes[i]) & flags))
+            set_add(&rest, set->nodes[i]);
+    }
+    return rest;
+}
+
+/* S8: the node that an administrator named for one of the lost nodes of `in_sync`. */
+static struct set find_heir(const struct step *s, const struct set *in_sync)
+{
+    struct set heir = {0};
+    for (unsigned i = 0; i < s->in->node_wish_count && heir.count == 0; i++) {
+        const struct map_node_wish *w = &s->in->node_wishes[i];
+        const struct map_node *lost = map_node_by_uuid(s->m, &w->uuid);
+        const struct map_node *n = map_node_by_uuid(s->m, &w->heir);
+        if (w->lost && w->accept_loss && lost && set_has(in_sync, lost->number) && n &&
+            n->state != MAP_NODE_LOST)
+            set_add(&heir, n->number);
+    }
+    return heir;
+}
+
+/* S3, S7, S8 */
+static void leave(const struct step *s, const struct map_group *old, struct set *in_sync)
+{
+    struct set last_full = set_of(old->last_full, old->last_full_count);
+    struct set rest = without(s, in_sync, F_LOST | F_INEXACT);
+    if (rest.count == 0)
+        rest = without(s, &last_full, F_LOST | F_INEXACT);
+    if (rest.count == 0)
+        rest = without(s, in_sync, F_LOST);
+    if (rest.count == 0)
+        rest = without(s, &last_full, F_LOST);
+    if (rest.count == 0)
+        rest = find_heir(s, in_sync);
+    if (rest.count > 0)
+        *in_sync = rest;
+    struct set stay = {0};
+    unsigned well = 0;
+    for (unsigned i = 0; i < in_sync->count; i++) {
+        well += is_well(s, in_sync->nodes[i]);
+        if (is_well(s, in_sync->nodes[i]) || (flags_of(s, in_sync->nodes[i]) & F_SPARED))
+            set_add(&stay, in_sync->nodes[i]);
+    }
+    if (well > 0)
+        *in_sync = stay;
+}
+
+static bool any_live(const struct step *s, const struct set *set)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        if (is_live(s, set->nodes[i]))
+            return true;
     }
     return false;
-}
-
-/* S3 */
-static void leave(const struct step *s, struct set *in_sync)
-{
-    struct set exact = {0}, live = {0};
-    for (unsigned i = 0; i < in_sync->count; i++) {
-        if (!(flags_of(s, in_sync->nodes[i]) & F_INEXACT))
-            set_add(&exact, in_sync->nodes[i]);
-    }
-    if (exact.count > 0)
-        *in_sync = exact;
-    bool any_live = false;
-    for (unsigned i = 0; i < in_sync->count; i++) {
-        unsigned f = flags_of(s, in_sync->nodes[i]);
-        any_live |= (f & F_LIVE) != 0;
-        if (f & (F_LIVE | F_SPARED))
-            set_add(&live, in_sync->nodes[i]);
-    }
-    if (any_live)
-        *in_sync = live;
-}
-
-static unsigned count_live(const struct step *s, const struct set *set)
-{
-    unsigned n = 0;
-    for (unsigned i = 0; i < set->count; i++)
-        n += is_live(s, set->nodes[i]);
-    return n;
 }
 
 /* S4 */
 static void move_away(const struct step *s, unsigned copies, struct set *in_sync)
 {
     for (unsigned i = 0; i < s->target_count; i++) {
-        if (is_live(s, s->targets[i]) && !set_has(in_sync, s->targets[i]))
+        if (is_well(s, s->targets[i]) && !set_has(in_sync, s->targets[i]))
             return;
     }
-    unsigned live = count_live(s, in_sync);
-    for (unsigned i = in_sync->count; i-- > 0 && live > copies;) {
-        if (is_target(s, in_sync->nodes[i]) || !is_live(s, in_sync->nodes[i]))
+    unsigned well = 0;
+    for (unsigned i = 0; i < in_sync->count; i++)
+        well += is_well(s, in_sync->nodes[i]);
+    for (unsigned i = in_sync->count; i-- > 0 && well > copies;) {
+        if (is_target(s, in_sync->nodes[i]) || !is_well(s, in_sync->nodes[i]))
             continue;
         memmove(&in_sync->nodes[i], &in_sync->nodes[i + 1],
                 (in_sync->count - i - 1) * sizeof(in_sync->nodes[0]));
         in_sync->count--;
-        live--;
+        well--;
     }
 }
 
@@ -175,14 +232,14 @@ static struct set next_joining(const struct step *s, const struct set *before, u
     struct set joining = {0};
     for (unsigned i = 0; i < before->count; i++) {
         uint16_t n = before->nodes[i];
-        if (is_live(s, n) && !set_has(in_sync, n) && (is_target(s, n) || in_sync->count < copies))
+        if (is_well(s, n) && !set_has(in_sync, n) && (is_target(s, n) || in_sync->count < copies))
             set_add(&joining, n);
     }
-    if (count_live(s, in_sync) == 0)
+    if (!any_live(s, in_sync))
         return joining; /* nobody to learn from */
     for (unsigned i = 0; i < s->target_count && joining.count < MAP_GROUP_MEMBER_MAX; i++) {
         uint16_t n = s->targets[i];
-        if (is_live(s, n) && !set_has(in_sync, n) && !set_has(&joining, n))
+        if (is_well(s, n) && !set_has(in_sync, n) && !set_has(&joining, n))
             set_add(&joining, n);
     }
     return joining;
@@ -242,32 +299,38 @@ static uint8_t put_set(uint16_t to[MAP_GROUP_MEMBER_MAX], const struct set *from
     return (uint8_t)from->count;
 }
 
+/* S5, S7, S8 */
+static struct set next_last_full(const struct step *s, const struct map_group *old,
+                                 unsigned min_copies, const struct set *in_sync)
+{
+    struct set last_full = set_of(old->last_full, old->last_full_count);
+    last_full = without(s, &last_full, F_LOST | F_INEXACT);
+    return in_sync->count >= min_copies || last_full.count == 0 ? *in_sync : last_full;
+}
+
 static bool next_group(const struct step *s, const struct map_pool *pool, uint32_t number)
 {
     const struct map_group *old = &s->now->groups[number];
     struct set in_sync = set_of(old->in_sync, old->in_sync_count);
     struct set before = set_of(old->joining, old->joining_count);
     for (unsigned i = 0; i < before.count && in_sync.count < MAP_GROUP_MEMBER_MAX; i++) {
-        if (has_joined(s, number, before.nodes[i]))
+        if (s->joined[number] & 1u << i)
             set_add(&in_sync, before.nodes[i]);
     }
-    leave(s, &in_sync);
+    leave(s, old, &in_sync);
     move_away(s, pool->copies, &in_sync);
-    struct set joining = next_joining(s, &before, pool->copies, &in_sync);
     ASSERT(in_sync.count > 0 || old->in_sync_count == 0); /* S1 */
-    struct set last_full = set_of(old->last_full, old->last_full_count);
-    if (in_sync.count >= pool->min_copies)
-        last_full = in_sync;
+    struct set joining = next_joining(s, &before, pool->copies, &in_sync);
+    struct set last_full = next_last_full(s, old, pool->min_copies, &in_sync);
     if (same_members(&in_sync, old->in_sync, old->in_sync_count) &&
         same_members(&joining, old->joining, old->joining_count) &&
         same_members(&last_full, old->last_full, old->last_full_count) && !session_changed(s, old))
         return false;
     struct map_group *g = &s->m->groups[number];
     sort_by_rank(s, &in_sync);
-    if (in_sync.count >= pool->min_copies)
-        last_full = in_sync;
     g->in_sync_count = put_set(g->in_sync, &in_sync);
     g->joining_count = put_set(g->joining, &joining);
+    sort_by_rank(s, &last_full);
     g->last_full_count = put_set(g->last_full, &last_full);
     g->epoch.value = s->m->version; /* S6 */
     return true;
@@ -309,15 +372,18 @@ int map_next_sets(const struct map *now, const struct map_inputs *in, struct map
                   bool *ret_changed)
 {
     struct step s = {.now = now, .m = m, .in = in};
-    s.flags = calloc(m->node_count + 1, 1);
-    if (!s.flags)
-        return -ENOMEM;
-    set_flags(&s);
+    s.flags = calloc(m->node_count + 1, sizeof(*s.flags));
+    s.joined = calloc(m->group_count + 1, sizeof(*s.joined));
     bool changed = false;
-    int r = 0;
+    int r = s.flags && s.joined ? 0 : -ENOMEM;
+    if (r == 0) {
+        set_flags(&s);
+        mark_all_joined(&s);
+    }
     for (uint32_t i = 0; r == 0 && i < m->pool_count; i++)
         r = next_pool(&s, &m->pools[i], &changed);
     free(s.flags);
+    free(s.joined);
     if (r == 0)
         *ret_changed = changed;
     return r;

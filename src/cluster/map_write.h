@@ -10,7 +10,8 @@ struct map_write {
     struct enc head, shards[SHARD_COUNT_MAX];
     char keys[SHARD_COUNT_MAX][32];
     struct cs_op
-        ops[SHARD_COUNT_MAX + 2]; /* the head first, its condition to be set; room for one more */
+        ops[SHARD_COUNT_MAX + 2 + 3 * MAP_REMOVALS_MAX]; /* the head first, its condition to be set;
+                                                            room for more of the leader's */
     unsigned count;
 };
 

@@ -128,7 +128,7 @@ static int list_node(void *arg, const char *key, const void *value, size_t lengt
 {
     struct listing *l = arg;
     struct uuid uuid;
-    struct map_member member = {0};
+    struct map_member member = {.revision = revision};
     int r = member_key_parse(key, &uuid);
     if (r == 0)
         r = member_decode(value, length, &member.node);

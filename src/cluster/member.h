@@ -4,9 +4,9 @@
 #include "cluster/driver.h"
 #include "cluster/map.h"
 
-/* "node/UUID", "session/UUID", "ack/UUID", "name/NAME" */
+/* "node/UUID", "session/UUID", "ack/UUID", "report/UUID", "wish/node/UUID" */
 void member_key(char out[CS_KEY_SIZE], const char *kind, const struct uuid *u);
-/* The uuid behind the '/' of such a key. 0 or -EBADMSG. */
+/* The uuid behind the first '/' of such a key. 0 or -EBADMSG. */
 int member_key_parse(const char *key, struct uuid *ret);
 
 /* Value of "node/UUID": all but number, session and state. */
@@ -33,6 +33,15 @@ void report_done(struct map_report *r);
  * report_list_free(). */
 fiber_fn int report_list(struct cs *cs, struct map_report **ret, unsigned *ret_count);
 void report_list_free(struct map_report *reports, unsigned count);
+
+/* Values of "wish/node/UUID" and "wish/pool/ID". */
+void wish_encode_node(const struct map_node_wish *w, struct enc *e);
+int wish_decode_node(const void *p, size_t length, struct map_node_wish *ret);
+void wish_encode_pool(const struct map_pool_wish *w, struct enc *e);
+int wish_decode_pool(const void *p, size_t length, struct map_pool_wish *ret);
+/* All wishes; both arrays are owned. */
+fiber_fn int wish_list(struct cs *cs, struct map_node_wish **ret_nodes, unsigned *ret_node_count,
+                       struct map_pool_wish **ret_pools, unsigned *ret_pool_count);
 
 /* All registered nodes, with their present sessions. What cannot be decoded is logged and left out.
  * *ret is owned. */

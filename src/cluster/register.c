@@ -6,6 +6,7 @@
  *     the same transaction as the registration.
  * RG2 Who holds a store's lock is that node: its registration ends what its earlier session still
  *     holds.
+ * RG3 A store that was given up does not register.
  */
 #include <stdio.h>
 #include <string.h>
@@ -152,11 +153,34 @@ static fiber_fn int check_cluster(struct cluster *c)
     return -EMEDIUMTYPE;
 }
 
+/* RG3 */
+static fiber_fn int check_lost(struct cluster *c)
+{
+    char key[CS_KEY_SIZE];
+    struct enc value;
+    struct map_node_wish wish;
+    uint64_t revision;
+    member_key(key, "wish/node", &c->self.uuid);
+    enc_init(&value);
+    int r = get_or_absent(c->cs, key, &value, &revision);
+    if (r == 0 && revision != CS_REVISION_ABSENT &&
+        wish_decode_node(value.data, value.length, &wish) == 0 && wish.lost) {
+        log_error(
+            "this store was given up (`dog node lost`): others hold its groups by now; format "
+            "it anew to use the disk again");
+        r = -EMEDIUMTYPE;
+    }
+    enc_done(&value);
+    return r;
+}
+
 fiber_fn int cluster_register(struct cluster *c)
 {
     struct registration g = {0};
     struct claim claim = {.uuid = c->self.uuid, .session = c->cs->session, .inexact = c->inexact};
     int r = check_cluster(c);
+    if (r == 0)
+        r = check_lost(c);
     if (r < 0)
         return r;
     member_key(g.node_key, "node", &c->self.uuid);

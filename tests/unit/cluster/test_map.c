@@ -41,6 +41,9 @@ static void assert_maps_equal(const struct map *a, const struct map *b)
         assert_string_equal(x->address, y->address);
         assert_string_equal(x->admin, y->admin);
         assert_string_equal(x->nbd, y->nbd);
+        assert_true(x->inexact == y->inexact && x->out == y->out && x->trouble == y->trouble);
+        assert_true(x->trouble_by == y->trouble_by && x->trouble_error == y->trouble_error);
+        assert_true(x->away_since == y->away_since);
     }
     assert_int_equal(a->pool_count, b->pool_count);
     for (uint32_t i = 0; i < a->pool_count; i++) {
@@ -79,6 +82,11 @@ static void test_round_trip(void **state)
         m->nodes[1].session.value = 0;
         m->nodes[2].state = MAP_NODE_DRAINING;
         m->nodes[3].state = MAP_NODE_LOST;
+        m->nodes[1].out = m->nodes[2].inexact = true;
+        m->nodes[1].away_since = 1ull << 33;
+        m->nodes[2].trouble = MAP_TROUBLE_ALONE;
+        m->nodes[2].trouble_by = 3;
+        m->nodes[2].trouble_error = 5;
         memset(m->nodes[0].admin, 'x', sizeof(m->nodes[0].admin) - 1);
         struct map_group *g = &m->groups[3];
         g->epoch.value = m->version;
@@ -89,6 +97,51 @@ static void test_round_trip(void **state)
         map_unref(copy);
         map_unref(m);
     }
+}
+
+#define NODE_MORE_BYTES 14 /* what version 2 put behind each node */
+
+/* A head as version 1 wrote it: the nodes end after nbd. */
+static void encode_old_head(const struct map *m, struct enc *e)
+{
+    struct enc now;
+    struct map *none = map_clone(m);
+    enc_init(&now);
+    none->node_count = 0;
+    map_encode_head(none, &now);
+    size_t nodes = now.length - 4; /* where they begin; the checksum is of no use */
+    enc_done(&now);
+    map_encode_head(m, &now);
+    enc_bytes(e, now.data, nodes);
+    put_le16(e->data + 4, 1);
+    for (uint32_t i = 0; i < m->node_count; i++) {
+        none->node_count = 1;
+        none->nodes[0] = m->nodes[i];
+        struct enc one;
+        enc_init(&one);
+        map_encode_head(none, &one);
+        enc_bytes(e, one.data + nodes, one.length - nodes - NODE_MORE_BYTES - 4);
+        enc_done(&one);
+    }
+    enc_done(&now);
+    enc_u32(e, crc32c(0, e->data, e->length));
+    map_unref(none);
+}
+
+static void test_old_version(void **state)
+{
+    struct map *m = make_map(5, 40), *copy;
+    struct enc e;
+    enc_init(&e);
+    m->nodes[2].session.value = 0;
+    m->nodes[3].state = MAP_NODE_DRAINING;
+    encode_old_head(m, &e);
+    assert_int_equal(map_decode_head(e.data, e.length, &copy), 0);
+    enc_done(&e);
+    memcpy(copy->groups, m->groups, m->group_count * sizeof(m->groups[0]));
+    assert_maps_equal(m, copy);
+    map_unref(copy);
+    map_unref(m);
 }
 
 /* A head or shard in memory of exactly its size, so that a read beyond it is seen. */
@@ -137,7 +190,7 @@ static void survive_forgery(struct map *m, int64_t shard, struct enc *e)
         }
         e->data[i] = old;
     }
-    put_le16(e->data + 4, 2);
+    put_le16(e->data + 4, 3);
     refix_checksum(e);
     assert_int_equal(decode_exact(m, shard, e->data, e->length), -EPROTO);
 }
@@ -236,9 +289,8 @@ static void test_lookups(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_inconsistent),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_old_version),
+        cmocka_unit_test(test_damage),     cmocka_unit_test(test_inconsistent),
         cmocka_unit_test(test_lookups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
