@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The driver contract over `zookeeper`, on Debian's real server: one that is killed, stopped and
- * started again, an ensemble of three, clients that are suspended, and many keys.
+ * started again, an ensemble of three, many keys, and nodes that are not the store's.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,54 +27,13 @@
 #include "contract.h"
 #include "mirror.h"
 #include "rt/uring/uring.h"
-#include "zk_server.h"
-
-static struct zk_servers servers;
-static char where[256]; /* a fresh path for each scene */
-static unsigned scene_count;
-
-static fiber_fn int open_at(struct rt *rt, const char *spec, struct cs **ret)
-{
-    const char *path;
-    const struct cs_driver *d = cs_driver_find(spec, &path);
-    ASSERT(d);
-    return d->open(rt, path, ret);
-}
-
-struct scene {
-    struct rt *rt;
-    fiber_fn void (*fn)(struct rt *rt);
-};
-
-static void scene_main(void *arg)
-{
-    struct scene *s = arg;
-    s->fn(s->rt);
-    rt_stop(s->rt);
-}
-
-static void run(fiber_fn void (*fn)(struct rt *rt))
-{
-    struct scene s = {.fn = fn};
-    ASSERT(rt_uring_new(NULL, &s.rt) == 0);
-    ASSERT(fiber_spawn(s.rt, "scene", scene_main, &s) == 0);
-    ASSERT(rt_uring_run(s.rt) == 0);
-    rt_uring_free(s.rt);
-}
-
-static void run_scene(fiber_fn void (*fn)(struct rt *rt))
-{
-    char address[128];
-    zk_servers_address(&servers, address, sizeof(address));
-    snprintf(where, sizeof(where), "zookeeper:%s/test/%u?timeout=4", address, ++scene_count);
-    run(fn);
-}
+#include "zk_scene.h"
 
 /* --- the contract --- */
 
 static fiber_fn int open_one(struct contract *k, struct cs **ret)
 {
-    return open_at(k->rt, where, ret);
+    return zk_open(k->rt, zk_stage.where, ret);
 }
 
 static fiber_fn void contract_scene(struct rt *rt)
@@ -85,336 +44,10 @@ static fiber_fn void contract_scene(struct rt *rt)
 
 static void test_contract(void **state)
 {
-    run_scene(contract_scene);
+    zk_run_scene(contract_scene);
 }
 
-/* --- children: this program again, "child MODE SPEC" --- */
-
-static fiber_fn void put_ephemeral(struct cs *cs, const char *key, const char *value)
-{
-    struct cs_op op = {.kind = CS_PUT,
-                       .key = key,
-                       .revision = CS_REVISION_ANY,
-                       .value = value,
-                       .length = strlen(value),
-                       .ephemeral = true};
-    ASSERT(cs_txn(cs, &op, 1, NULL) == 0);
-}
-
-static fiber_fn void put_live(struct cs *cs)
-{
-    char key[64];
-    snprintf(key, sizeof(key), "live/%d", (int)getpid());
-    put_ephemeral(cs, "live/taken", "child");
-    put_ephemeral(cs, key, "child"); /* last: who sees it may stop us */
-}
-
-/* Ends well when it notices that its session is over; and it must not have been serving when it was
- * asleep for longer than its timeout. */
-static fiber_fn void child_stay(struct rt *rt)
-{
-    struct cs *cs;
-    ASSERT(open_at(rt, where, &cs) == 0);
-    put_live(cs);
-    uint64_t last = clock_now(rt);
-    while (!cs->lost) {
-        uint64_t now = clock_now(rt);
-        if (now - last > cs->timeout_ns)
-            ASSERT(now - cs->confirmed_ns > cs->timeout_ns / 3 * 2);
-        last = now;
-        fiber_sleep(rt, 20 * NS_PER_MS);
-    }
-    struct cs_op op = {.kind = CS_PUT, .key = "live/late", .revision = CS_REVISION_ANY};
-    ASSERT(cs_txn(cs, &op, 1, NULL) == -EIO);
-    cs_close(cs);
-}
-
-/* The loop hangs, the library's threads do not. */
-static fiber_fn void child_hang(struct rt *rt)
-{
-    struct cs *cs;
-    ASSERT(open_at(rt, where, &cs) == 0);
-    put_live(cs);
-    for (;;)
-        sleep(1);
-}
-
-static fiber_fn int failing_probe(void *arg)
-{
-    return -EIO;
-}
-
-/* The loop runs, the disk does not answer. */
-static fiber_fn void child_no_disk(struct rt *rt)
-{
-    struct cs *cs;
-    ASSERT(open_at(rt, where, &cs) == 0);
-    put_live(cs);
-    cs->probe = failing_probe;
-    while (!cs->lost)
-        fiber_sleep(rt, 20 * NS_PER_MS);
-    ASSERT(clock_now(rt) - cs->confirmed_ns > cs->timeout_ns / 3 * 2);
-    cs_close(cs);
-}
-
-/* Watches, and at the word "told/end" writes how many of told/N there are now. */
-static fiber_fn void child_watch(struct rt *rt)
-{
-    struct cs *cs;
-    struct mirror m;
-    ASSERT(open_at(rt, where, &cs) == 0);
-    mirror_init(&m, rt, cs, "told/");
-    mirror_wait_key(&m, "told/before");
-    put_ephemeral(cs, "ready", "");
-    mirror_wait_key(&m, "told/end");
-    mirror_wait_gone(&m, "told/before");
-    unsigned count = 0;
-    for (unsigned i = 0; i < 100; i++) {
-        char key[32];
-        snprintf(key, sizeof(key), "told/%u", i);
-        count += mirror_has(&m, key);
-    }
-    char text[16];
-    snprintf(text, sizeof(text), "%u", count);
-    struct cs_op op = {.kind = CS_PUT,
-                       .key = "answer",
-                       .revision = CS_REVISION_ANY,
-                       .value = text,
-                       .length = strlen(text)};
-    ASSERT(cs_txn(cs, &op, 1, NULL) == 0);
-    cs_close(cs);
-    mirror_done(&m);
-}
-
-static int child_main(const char *mode, const char *spec)
-{
-    static const struct {
-        const char *mode;
-        fiber_fn void (*fn)(struct rt *rt);
-    } modes[] = {{"stay", child_stay},
-                 {"hang", child_hang},
-                 {"no-disk", child_no_disk},
-                 {"watch", child_watch}};
-    snprintf(where, sizeof(where), "%s", spec);
-    for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
-        if (strcmp(mode, modes[i].mode) == 0)
-            run(modes[i].fn);
-    }
-    return 0;
-}
-
-static pid_t start_child(const char *mode, const char *spec)
-{
-    pid_t parent = getpid(), pid = fork();
-    ASSERT(pid >= 0);
-    if (pid == 0) {
-        if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent)
-            execl("/proc/self/exe", "test_cs_zookeeper", "child", mode, spec, NULL);
-        _exit(127);
-    }
-    return pid;
-}
-
-static void kill_child(pid_t pid)
-{
-    ASSERT(kill(pid, SIGKILL) == 0);
-    ASSERT(waitpid(pid, NULL, 0) == pid);
-}
-
-static void stop_child(pid_t pid)
-{
-    int status;
-    ASSERT(kill(pid, SIGSTOP) == 0);
-    ASSERT(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
-}
-
-/* Lets the loop go on meanwhile. */
-static fiber_fn void wait_child(struct rt *rt, pid_t pid)
-{
-    uint64_t deadline = clock_now(rt) + 60 * NS_PER_S;
-    int status;
-    pid_t done;
-    while ((done = waitpid(pid, &status, WNOHANG)) == 0) {
-        ASSERT(clock_now(rt) < deadline);
-        fiber_sleep(rt, 20 * NS_PER_MS);
-    }
-    ASSERT(done == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
-static fiber_fn bool value_is(struct cs *cs, const char *key, const char *expected)
-{
-    struct enc e;
-    enc_init(&e);
-    int r = cs_get(cs, key, &e, NULL);
-    ASSERT(r == 0 || r == -ENOENT);
-    bool same = r == 0 && e.length == strlen(expected) &&
-                (e.length == 0 || memcmp(e.data, expected, e.length) == 0);
-    enc_done(&e);
-    return same;
-}
-
-/* --- sessions that end without being told to --- */
-
-static void child_key(char out[64], pid_t pid)
-{
-    snprintf(out, 64, "live/%d", (int)pid);
-}
-
-/* A killed process' keys go when its session expires, in one commit; what a newer session has taken
- * over stays (that is how a node that starts again replaces itself at once). */
-static fiber_fn void killed_scene(struct rt *rt)
-{
-    struct cs *a, *b;
-    struct mirror m;
-    char key[64];
-    ASSERT(open_at(rt, where, &a) == 0 && open_at(rt, where, &b) == 0);
-    mirror_init(&m, rt, a, "live/");
-    pid_t first = start_child("stay", where);
-    child_key(key, first);
-    mirror_wait_key(&m, key);
-    mirror_wait_key(&m, "live/taken");
-    kill_child(first);
-    ASSERT(mirror_has(&m, key) && value_is(b, key, "child")); /* "and not before" */
-    put_ephemeral(b, "live/taken", "mine");
-    mirror_wait_gone(&m, key);
-    ASSERT(value_is(a, "live/taken", "mine"));
-    pid_t second = start_child("stay", where); /* takes it again … */
-    child_key(key, second);
-    mirror_wait_key(&m, key);
-    while (!value_is(a, "live/taken", "child"))
-        fiber_sleep(rt, NS_PER_MS);
-    kill_child(second);
-    mirror_wait_gone(&m, key);
-    mirror_wait_gone(&m, "live/taken"); /* … and does lose it */
-    ASSERT(mirror_find(&m, key)->revision == mirror_find(&m, "live/taken")->revision);
-    mirror_check_order(&m);
-    cs_close(a);
-    cs_close(b);
-    mirror_done(&m);
-}
-
-static void test_killed(void **state)
-{
-    run_scene(killed_scene);
-}
-
-/* A process that is suspended for longer than its timeout notices when it comes back. */
-static fiber_fn void suspended_scene(struct rt *rt)
-{
-    struct cs *a;
-    struct mirror m;
-    char key[64];
-    ASSERT(open_at(rt, where, &a) == 0);
-    mirror_init(&m, rt, a, "live/");
-    pid_t pid = start_child("stay", where);
-    child_key(key, pid);
-    mirror_wait_key(&m, key);
-    stop_child(pid);
-    mirror_wait_gone(&m, key);
-    ASSERT(kill(pid, SIGCONT) == 0);
-    wait_child(rt, pid);
-    ASSERT(!mirror_has(&m, "live/late"));
-    cs_close(a);
-    mirror_done(&m);
-}
-
-static void test_suspended(void **state)
-{
-    run_scene(suspended_scene);
-}
-
-/* A node whose loop hangs, or whose disk does not answer, loses its session though the library's
- * threads are well. */
-static fiber_fn void hung_scene(struct rt *rt)
-{
-    struct cs *a;
-    struct mirror m;
-    char hung_key[64], key[64];
-    ASSERT(open_at(rt, where, &a) == 0);
-    mirror_init(&m, rt, a, "live/");
-    pid_t hung = start_child("hang", where), no_disk = start_child("no-disk", where);
-    child_key(hung_key, hung);
-    child_key(key, no_disk);
-    mirror_wait_key(&m, hung_key);
-    mirror_wait_key(&m, key);
-    mirror_wait_gone(&m, hung_key);
-    mirror_wait_gone(&m, key);
-    wait_child(rt, no_disk);
-    ASSERT(waitpid(hung, NULL, WNOHANG) == 0);
-    kill_child(hung);
-    cs_close(a);
-    mirror_done(&m);
-}
-
-static void test_hung(void **state)
-{
-    run_scene(hung_scene);
-}
-
-/* --- the log --- */
-
-static fiber_fn void put_told(struct cs *cs, unsigned from, unsigned to, unsigned rounds)
-{
-    for (unsigned round = 0; round < rounds; round++) {
-        for (unsigned i = from; i < to; i++) {
-            char key[32];
-            snprintf(key, sizeof(key), "told/%u", i);
-            struct cs_op op = {.kind = CS_PUT,
-                               .key = key,
-                               .revision = CS_REVISION_ANY,
-                               .value = key,
-                               .length = strlen(key)};
-            ASSERT(cs_txn(cs, &op, 1, NULL) == 0);
-        }
-    }
-}
-
-/* A process that slept through more commits than are kept, but kept its session, still learns what
- * became of its keys; and the log does not grow for ever. */
-static fiber_fn void missed_scene(struct rt *rt)
-{
-    struct cs *cs, *late;
-    struct mirror ready, answer;
-    char spec[300];
-    unsigned nodes = zk_server_node_count(&servers, 0);
-    strcpy(spec, where);
-    strcpy(strstr(spec, "?timeout="), "?timeout=10");
-    ASSERT(open_at(rt, where, &cs) == 0);
-    mirror_init(&ready, rt, cs, "ready");
-    mirror_init(&answer, rt, cs, "answer");
-    put_told(cs, 0, 2, 1);
-    struct cs_op op = {.kind = CS_PUT, .key = "told/before", .revision = CS_REVISION_ANY};
-    ASSERT(cs_txn(cs, &op, 1, NULL) == 0);
-    pid_t pid = start_child("watch", spec);
-    mirror_wait_key(&ready, "ready");
-    stop_child(pid);
-    struct cs_op gone[] = {{.kind = CS_DELETE, .key = "told/before", .revision = CS_REVISION_ANY},
-                           {.kind = CS_DELETE, .key = "told/0", .revision = CS_REVISION_ANY}};
-    ASSERT(cs_txn(cs, gone, 2, NULL) == 0);
-    put_told(cs, 1, 20, 130); /* 2470 commits, more than twice of what is kept */
-    op.key = "told/end";
-    ASSERT(cs_txn(cs, &op, 1, NULL) == 0);
-    ASSERT(kill(pid, SIGCONT) == 0);
-    mirror_wait_key(&answer, "answer");
-    ASSERT(value_is(cs, "answer", "19"));
-    wait_child(rt, pid);
-    ASSERT(zk_server_node_count(&servers, 0) < nodes + 1024 + 200);
-    ASSERT(open_at(rt, where, &late) == 0); /* reads the whole log */
-    ASSERT(value_is(late, "told/19", "told/19") && value_is(late, "told/end", ""));
-    struct enc e;
-    enc_init(&e);
-    ASSERT(cs_get(late, "told/before", &e, NULL) == -ENOENT);
-    enc_done(&e);
-    cs_close(late);
-    cs_close(cs);
-    mirror_done(&ready);
-    mirror_done(&answer);
-}
-
-static void test_missed_commits(void **state)
-{
-    run_scene(missed_scene);
-}
+/* --- many keys --- */
 
 #define RECORDS       10000u
 #define RECORDS_A_TXN 50u
@@ -450,7 +83,7 @@ static fiber_fn void records_scene(struct rt *rt)
     struct mirror m, late_mirror;
     unsigned count = 0;
     uint64_t last;
-    ASSERT(open_at(rt, where, &a) == 0 && open_at(rt, where, &b) == 0);
+    ASSERT(zk_open(rt, zk_stage.where, &a) == 0 && zk_open(rt, zk_stage.where, &b) == 0);
     mirror_init(&m, rt, b, "volume/");
     memset(value, 'x', sizeof(value));
     put_records(a, value);
@@ -458,7 +91,7 @@ static fiber_fn void records_scene(struct rt *rt)
     put_records(a, value);
     struct cs_op op = {.kind = CS_DELETE, .key = "volume/000077", .revision = CS_REVISION_ANY};
     ASSERT(cs_txn(a, &op, 1, &last) == 0);
-    ASSERT(open_at(rt, where, &late) == 0);
+    ASSERT(zk_open(rt, zk_stage.where, &late) == 0);
     mirror_init(&late_mirror, rt, late, "volume/");
     ASSERT(cs_list(b, "volume/", count_row, &count) == 0 && count == RECORDS - 1);
     mirror_wait_revision(&m, last);
@@ -477,7 +110,7 @@ static fiber_fn void records_scene(struct rt *rt)
 
 static void test_records(void **state)
 {
-    run_scene(records_scene);
+    zk_run_scene(records_scene);
 }
 
 /* --- servers that go and come --- */
@@ -529,7 +162,7 @@ static fiber_fn void counter_stop(struct counter *c, const struct mirror *m)
     ASSERT(told == c->count);
 }
 
-/* Blocks for as long as the servers need, beside the loop. */
+/* Blocks for as long as the zk_stage.servers need, beside the loop. */
 struct blocking {
     const struct zk_servers *servers;
     unsigned index;
@@ -543,7 +176,7 @@ static void call_wait(void *arg)
 
 static fiber_fn void wait_server(struct worker *w, unsigned index)
 {
-    struct blocking b = {.servers = &servers, .index = index};
+    struct blocking b = {.servers = &zk_stage.servers, .index = index};
     worker_call(w, call_wait, &b);
 }
 
@@ -556,8 +189,8 @@ static fiber_fn void restart_scene(struct rt *rt)
     struct counter x, y;
     struct worker *w;
     ASSERT(worker_start(rt, "wait", &w) == 0);
-    ASSERT(open_at(rt, where, &a) == 0 && open_at(rt, where, &b) == 0);
-    put_ephemeral(a, "count/alive", "a");
+    ASSERT(zk_open(rt, zk_stage.where, &a) == 0 && zk_open(rt, zk_stage.where, &b) == 0);
+    zk_put_ephemeral(a, "count/alive", "a");
     mirror_init(&m, rt, b, "count/");
     mirror_wait_key(&m, "count/alive");
     counter_start(&x, rt, a, "count/x");
@@ -565,12 +198,12 @@ static fiber_fn void restart_scene(struct rt *rt)
     for (unsigned round = 0; round < 6; round++) {
         fiber_sleep(rt, (100 + rt_random(rt) % 300) * NS_PER_MS);
         if (round % 3 == 2) {
-            zk_server_signal(&servers, 0, SIGSTOP);
+            zk_server_signal(&zk_stage.servers, 0, SIGSTOP);
             fiber_sleep(rt, 3 * NS_PER_S); /* of 4 s: the library gives the connection up */
-            zk_server_signal(&servers, 0, SIGCONT);
+            zk_server_signal(&zk_stage.servers, 0, SIGCONT);
         } else {
-            zk_server_kill(&servers, 0);
-            zk_server_run(&servers, 0);
+            zk_server_kill(&zk_stage.servers, 0);
+            zk_server_run(&zk_stage.servers, 0);
         }
         unsigned count = x.count;
         wait_server(w, 0);
@@ -589,7 +222,7 @@ static fiber_fn void restart_scene(struct rt *rt)
 
 static void test_restart(void **state)
 {
-    run_scene(restart_scene);
+    zk_run_scene(restart_scene);
 }
 
 static bool confirmed(struct rt *rt, const struct cs *cs)
@@ -607,30 +240,30 @@ static fiber_fn void ensemble_scene(struct rt *rt)
     struct worker *w;
     unsigned leader = 0;
     ASSERT(worker_start(rt, "wait", &w) == 0);
-    ASSERT(open_at(rt, where, &a) == 0 && open_at(rt, where, &b) == 0);
-    put_ephemeral(a, "count/alive", "a");
+    ASSERT(zk_open(rt, zk_stage.where, &a) == 0 && zk_open(rt, zk_stage.where, &b) == 0);
+    zk_put_ephemeral(a, "count/alive", "a");
     mirror_init(&m, rt, b, "count/");
     mirror_wait_key(&m, "count/alive");
     counter_start(&x, rt, a, "count/x");
-    while (!zk_server_leads(&servers, leader))
-        leader = (leader + 1) % servers.count;
+    while (!zk_server_leads(&zk_stage.servers, leader))
+        leader = (leader + 1) % zk_stage.servers.count;
     fiber_sleep(rt, 200 * NS_PER_MS);
-    zk_server_kill(&servers, leader);
+    zk_server_kill(&zk_stage.servers, leader);
     unsigned count = x.count;
     while (x.count < count + 20)
         fiber_sleep(rt, NS_PER_MS);
-    zk_server_run(&servers, leader);
+    zk_server_run(&zk_stage.servers, leader);
     wait_server(w, leader);
     /* No majority: nobody is confirmed any more, nobody is lost, commits wait. */
-    zk_server_kill(&servers, 0);
-    zk_server_kill(&servers, 1);
+    zk_server_kill(&zk_stage.servers, 0);
+    zk_server_kill(&zk_stage.servers, 1);
     while (confirmed(rt, a) || confirmed(rt, b))
         fiber_sleep(rt, NS_PER_MS);
     count = x.count;
     fiber_sleep(rt, NS_PER_S);
     ASSERT(!a->lost && !b->lost && x.count == count);
-    zk_server_run(&servers, 0);
-    zk_server_run(&servers, 1);
+    zk_server_run(&zk_stage.servers, 0);
+    zk_server_run(&zk_stage.servers, 1);
     wait_server(w, 0);
     while (x.count < count + 20 || !confirmed(rt, a) || !confirmed(rt, b))
         fiber_sleep(rt, NS_PER_MS);
@@ -645,7 +278,7 @@ static fiber_fn void ensemble_scene(struct rt *rt)
 
 static void test_ensemble(void **state)
 {
-    run_scene(ensemble_scene);
+    zk_run_scene(ensemble_scene);
 }
 
 /* --- wrong places --- */
@@ -653,7 +286,7 @@ static void test_ensemble(void **state)
 static fiber_fn int try_spec(struct rt *rt, const char *spec)
 {
     struct cs *cs;
-    int r = open_at(rt, spec, &cs);
+    int r = zk_open(rt, spec, &cs);
     if (r == 0)
         cs_close(cs);
     return r;
@@ -669,7 +302,7 @@ static fiber_fn void make_foreign(struct zk_link *l, const char *name, const voi
 {
     char path[128];
     struct zk_call call;
-    snprintf(path, sizeof(path), "/foreign%u%s", scene_count, name);
+    snprintf(path, sizeof(path), "/foreign%u%s", zk_stage.scene_count, name);
     zk_start_create(l, &call, path, data, length);
     ASSERT(zk_wait(&call) == ZOK);
     zk_call_done(&call);
@@ -678,7 +311,7 @@ static fiber_fn void make_foreign(struct zk_link *l, const char *name, const voi
 static fiber_fn int try_foreign(struct rt *rt, const char *address, const char *name)
 {
     char spec[256];
-    snprintf(spec, sizeof(spec), "zookeeper:%s/foreign%u%s", address, scene_count, name);
+    snprintf(spec, sizeof(spec), "zookeeper:%s/foreign%u%s", address, zk_stage.scene_count, name);
     return try_spec(rt, spec);
 }
 
@@ -689,10 +322,10 @@ static fiber_fn void wrong_scene(struct rt *rt)
     struct enc head;
     enum log_level level = log_level;
     log_level = LOG_ERROR;
-    zk_servers_address(&servers, address, sizeof(address));
+    zk_servers_address(&zk_stage.servers, address, sizeof(address));
     ASSERT(try_spec(rt, "zookeeper:localhost:99999/x") == -EINVAL);
     ASSERT(try_spec(rt, "zookeeper:no-such-host.invalid/x") == -EINVAL);
-    ASSERT(try_spec(rt, where) == 0 && try_spec(rt, where) == 0);
+    ASSERT(try_spec(rt, zk_stage.where) == 0 && try_spec(rt, zk_stage.where) == 0);
     struct zk_link_options o = {.servers = address, .timeout_ms = 10000, .on_event = on_raw_event};
     ASSERT(zk_link_open(rt, &o, &l) == 0);
     while (!zk_link_connected(l))
@@ -726,15 +359,16 @@ static fiber_fn void vandal_scene(struct rt *rt)
     char address[128], path[256];
     struct cs_op op = {.kind = CS_PUT, .key = "x", .revision = CS_REVISION_ANY};
     uint64_t revision;
-    zk_servers_address(&servers, address, sizeof(address));
+    zk_servers_address(&zk_stage.servers, address, sizeof(address));
     struct zk_link_options o = {.servers = address, .timeout_ms = 10000, .on_event = on_raw_event};
     ASSERT(zk_link_open(rt, &o, &l) == 0);
     while (!zk_link_connected(l))
         fiber_sleep(rt, NS_PER_MS);
-    ASSERT(open_at(rt, where, &a) == 0 && open_at(rt, where, &b) == 0);
+    ASSERT(zk_open(rt, zk_stage.where, &a) == 0 && zk_open(rt, zk_stage.where, &b) == 0);
     ASSERT(cs_txn(a, &op, 1, &revision) == 0);
     /* The session's node is deleted: that session is over. */
-    snprintf(path, sizeof(path), "/test/%u/session/%020" PRIu64, scene_count, a->session.value);
+    snprintf(path, sizeof(path), "/test/%u/session/%020" PRIu64, zk_stage.scene_count,
+             a->session.value);
     zk_start_delete(l, &call, path);
     ASSERT(zk_wait(&call) == ZOK);
     zk_call_done(&call);
@@ -744,11 +378,11 @@ static fiber_fn void vandal_scene(struct rt *rt)
     struct enc head;
     enc_init(&head);
     zk_head_encode(&head, revision + 10);
-    snprintf(path, sizeof(path), "/test/%u/log/%020" PRIu64, scene_count, revision + 2);
+    snprintf(path, sizeof(path), "/test/%u/log/%020" PRIu64, zk_stage.scene_count, revision + 2);
     zk_start_create(l, &call, path, "rubbish", 7);
     ASSERT(zk_wait(&call) == ZOK);
     zk_call_done(&call);
-    snprintf(path, sizeof(path), "/test/%u/head", scene_count);
+    snprintf(path, sizeof(path), "/test/%u/head", zk_stage.scene_count);
     zk_start_set(l, &call, path, head.data, head.length);
     ASSERT(zk_wait(&call) == ZOK);
     zk_call_done(&call);
@@ -756,18 +390,18 @@ static fiber_fn void vandal_scene(struct rt *rt)
     ASSERT(cs_txn(b, &op, 1, NULL) == -EIO && b->lost);
     cs_close(a);
     cs_close(b);
-    ASSERT(try_spec(rt, where) == -EBADMSG);
+    ASSERT(try_spec(rt, zk_stage.where) == -EBADMSG);
     zk_link_close(l);
 }
 
 static void test_vandal(void **state)
 {
-    run_scene(vandal_scene);
+    zk_run_scene(vandal_scene);
 }
 
 static void test_wrong_places(void **state)
 {
-    run_scene(wrong_scene);
+    zk_run_scene(wrong_scene);
 }
 
 /* No server: opening waits, and gives up when the program is stopped. */
@@ -780,7 +414,7 @@ static void opener_main(void *arg)
 {
     struct opener *o = arg;
     struct cs *cs;
-    ASSERT(open_at(o->rt, o->spec, &cs) == -ETIMEDOUT);
+    ASSERT(zk_open(o->rt, o->spec, &cs) == -ETIMEDOUT);
 }
 
 static void stopper_main(void *arg)
@@ -808,42 +442,18 @@ static void test_no_server(void **state)
     close(fd);
 }
 
-/* --- life --- */
-
-static int start_one(void **state)
-{
-    zk_servers_start(&servers, 1);
-    return 0;
-}
-
-static int start_three(void **state)
-{
-    zk_servers_start(&servers, 3);
-    return 0;
-}
-
-static int stop_all(void **state)
-{
-    zk_servers_done(&servers);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    if (argc == 4 && strcmp(argv[1], "child") == 0)
-        return child_main(argv[2], argv[3]);
     if (argc == 2)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest with_one[] = {
-        cmocka_unit_test(test_contract),       cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_suspended),      cmocka_unit_test(test_hung),
-        cmocka_unit_test(test_missed_commits), cmocka_unit_test(test_records),
-        cmocka_unit_test(test_restart),        cmocka_unit_test(test_wrong_places),
-        cmocka_unit_test(test_no_server),      cmocka_unit_test(test_vandal),
+        cmocka_unit_test(test_contract),  cmocka_unit_test(test_records),
+        cmocka_unit_test(test_restart),   cmocka_unit_test(test_wrong_places),
+        cmocka_unit_test(test_no_server), cmocka_unit_test(test_vandal),
     };
     const struct CMUnitTest with_three[] = {
         cmocka_unit_test(test_ensemble),
     };
-    int failed = cmocka_run_group_tests(with_one, start_one, stop_all);
-    return failed + cmocka_run_group_tests(with_three, start_three, stop_all);
+    int failed = cmocka_run_group_tests(with_one, zk_stage_one, zk_stage_done);
+    return failed + cmocka_run_group_tests(with_three, zk_stage_three, zk_stage_done);
 }
