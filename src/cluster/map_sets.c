@@ -10,7 +10,9 @@
  * S4 Moving never makes redundancy less: who is no target leaves only while more than `copies` live
  *    nodes are in sync, and every target that can be is in sync (R5).
  * S5 last_full is in_sync of the last epoch with at least min_copies of them.
- * S6 The epoch is the version exactly when the sets or a member's session changed (R6).
+ * S6 The epoch is the version exactly when the sets or a member's session changed (R6); and, where
+ *    nodes are joining, when any session has left: what they have compared or taken down of its
+ *    changes may never be answered, so they compare anew (W2).
  * S7 A node whose store may lack something leaves in_sync as long as any other one stays, dead or
  *    alive, and last_full likewise. If all of in_sync are such nodes, those that last_full still
  *    lists take their place.
@@ -67,8 +69,9 @@ struct step {
     const struct map *now;
     struct map *m;
     const struct map_inputs *in;
-    uint8_t *flags;   /* by index of m->nodes */
-    uint16_t *joined; /* by group: bit i is set when now's joining[i] may enter (S2) */
+    uint8_t *flags;    /* by index of m->nodes */
+    uint16_t *joined;  /* by group: bit i is set when now's joining[i] may enter (S2) */
+    bool session_left; /* of any node */
     uint16_t targets[MAP_GROUP_MEMBER_MAX];
     unsigned target_count;
 };
@@ -114,6 +117,7 @@ static void set_flags(struct step *s)
         f |= n->state == MAP_NODE_LOST ? F_LOST : 0;
         f |= n->trouble != MAP_TROUBLE_NONE ? F_TROUBLE : 0;
         s->flags[i] = (uint8_t)f;
+        s->session_left |= old && old->session.value && (f & F_CHANGED);
     }
 }
 
@@ -280,6 +284,8 @@ static bool same_members(const struct set *a, const uint16_t *nodes, unsigned co
 
 static bool session_changed(const struct step *s, const struct map_group *g)
 {
+    if (s->session_left && g->joining_count > 0)
+        return true;
     for (unsigned i = 0; i < g->in_sync_count; i++) {
         if (flags_of(s, g->in_sync[i]) & F_CHANGED)
             return true;

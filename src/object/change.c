@@ -61,15 +61,18 @@ static bool is_result(int status)
            status == -EINVAL;
 }
 
+/* Of the in-sync nodes: joining ones only say that they have it. */
 static int combine(const struct change *ch)
 {
+    const struct map_group *g = group_map(ch->o, ch->group);
     static const int rank[] = {0, -ENOENT, -EUCLEAN, -EINVAL, -ESTALE};
     bool all_equal = true;
-    int first = ch->local_wanted ? ch->local_result : 1;
+    int first = 1;
     unsigned worst = 0;
     for (unsigned i = 0; i <= ch->member_count; i++) {
         const struct member *m = i < ch->member_count ? &ch->members[i] : NULL;
-        if (m ? !m->wanted : !ch->local_wanted)
+        uint16_t node = m ? m->node : (uint16_t)ch->o->self;
+        if ((m ? !m->wanted : !ch->local_wanted) || !map_group_in_sync(g, node))
             continue;
         int result = m ? m->result : ch->local_result;
         first = first == 1 ? result : first;
@@ -271,6 +274,18 @@ void changes_on_epoch(struct objects *o, uint32_t group)
     }
 }
 
+bool change_is_underway(struct objects *o, const struct oid *oid)
+{
+    struct group *g = group_get(o, oid->group);
+    struct change *ch;
+    if (!g)
+        return false;
+    list_for_each (ch, &g->changes, in_group)
+        if (oid_equal(&ch->c->oid, oid))
+            return true;
+    return false;
+}
+
 /* --- the own store --- */
 
 /* W4: is there an earlier change of this object that the store has not seen at this epoch? */
@@ -321,7 +336,10 @@ static fiber_fn int store_it(struct change *ch)
         .iov = c->iov_count ? c->iov : NULL,
         .iov_count = c->iov_count,
     };
-    return store_apply(ch->o->store, &change, NULL);
+    ch->o->foreground++;
+    int r = replica_apply(ch->o, &change, (uint16_t)ch->o->self, NULL);
+    ch->o->foreground--;
+    return r;
 }
 
 /* Gives the change to the own store, if that may be now. False: wait and try again. */
@@ -395,20 +413,6 @@ static int encode(struct change *ch, const struct object_owner *owner)
     return floors_note(ch->o, &pc.owner);
 }
 
-static fiber_fn void ping_main(void *arg)
-{
-    struct node_state *n = arg;
-    struct objects *o = n->link.o;
-    struct call c;
-    if (call_init(&c, PEER_PING, 0) == 0) {
-        c.flags = CALL_FAIL_FAST;
-        node_call(o, n->number, &c, NULL, "pings");
-        call_done(&c);
-    }
-    n->ping_running = false;
-    objects_fiber_end(o);
-}
-
 /* W6: true when some member has no room for that many more bytes. Asks it again, so that a full
  * cluster notices when it is not full any more. */
 static bool is_full(struct objects *o, const struct map_group *g, uint64_t bytes)
@@ -427,8 +431,7 @@ static bool is_full(struct objects *o, const struct map_group *g, uint64_t bytes
         if (!n || n->free_bytes >= need)
             continue;
         full = true;
-        if (!n->ping_running)
-            n->ping_running = objects_spawn(o, "object-ping", ping_main, n) == 0;
+        node_ping(o, n);
     }
     return full;
 }

@@ -166,6 +166,7 @@ fiber_fn int gate_adopt(struct objects *o, struct map *m)
     if (r < 0)
         return r;
     close_changed(o, m);
+    join_closing(o);
     /* Both at one moment, and no suspension from there to the new map. */
     while (!serve_fence(o, m) || !drained(o))
         waitq_wait(&o->drain_wait);
@@ -181,6 +182,7 @@ fiber_fn int gate_adopt(struct objects *o, struct map *m)
         g->epoch = g->next_epoch;
         g->cascade_sequence = 0;
     }
+    join_adopt(o);
     waitq_wake_all(&o->map_wait);
     return 0;
 }

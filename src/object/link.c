@@ -263,6 +263,7 @@ static void note_answer(struct link *l, const struct peer_header *h)
 {
     struct node_state *n = container_of(l, struct node_state, link);
     n->free_bytes = h->free_bytes;
+    l->heard_ns = clock_now(l->o->rt);
 }
 
 /* Takes one answer in. A negative return breaks the connection. */
@@ -321,6 +322,7 @@ static void requeue(struct link *l)
 static fiber_fn void link_serve(struct link *l)
 {
     l->state = LINK_UP;
+    l->heard_ns = clock_now(l->o->rt);
     l->backoff_ns = BACKOFF_MIN_NS;
     l->refused_logged = false;
     struct call *c;
@@ -421,6 +423,8 @@ void link_submit(struct link *l, struct call *c)
     c->link = l;
     c->id = ++l->last_id;
     c->state = CALL_QUEUED;
+    if (list_empty(&l->calls))
+        l->waiting_since_ns = clock_now(l->o->rt);
     list_push_back(&l->calls, &c->in_link);
     l->slots[c->id % LINK_SLOT_COUNT] = c;
     if (l->state == LINK_UP) {

@@ -18,8 +18,8 @@ struct link;
 enum call_state { CALL_IDLE, CALL_QUEUED, CALL_SENT, CALL_RECEIVING, CALL_ANSWERED };
 enum call_flags {
     CALL_FAIL_FAST = 1, /* -ECONNRESET when the connection breaks or cannot be made */
-    /* For node_call(): -EAGAIN when the epoch of its group changes; of a call without one, when
-     * any new map is acted on. The node may not count any more. */
+    /* For node_call(): -EAGAIN when the epoch of its group changes; of a call without one, when the
+     * node has another session or is in sync nowhere any more. */
     CALL_BOUND = 2,
 };
 #define CALL_IOV_INLINE 6u
@@ -82,8 +82,10 @@ struct link {
     struct call *slots[LINK_SLOT_COUNT]; /* by id; a hint: an older call may have the place */
     uint64_t last_id;
     uint64_t backoff_ns;
-    struct waitq wake;        /* of the link's fiber */
-    struct waitq cancel_wait; /* somebody waits in link_cancel() */
+    uint64_t heard_ns;         /* the last answer */
+    uint64_t waiting_since_ns; /* when `calls` was empty last */
+    struct waitq wake;         /* of the link's fiber */
+    struct waitq cancel_wait;  /* somebody waits in link_cancel() */
     bool running, stopping;
     uint8_t *body; /* of the answer being read; owned */
     size_t body_size;

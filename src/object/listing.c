@@ -52,7 +52,7 @@ fiber_fn int listing_run(struct objects *o, const struct listing *l,
     bool more = true;
     int r = 0;
     if (ret_map_version)
-        *ret_map_version = UINT64_MAX;
+        *ret_map_version = 0;
     while (r == 0 && more) {
         struct page p = {.bytes = NULL};
         struct enc e;
@@ -62,13 +62,14 @@ fiber_fn int listing_run(struct objects *o, const struct listing *l,
         if (r == 0)
             r = e.error;
         p.call.flags = l->flags;
+        p.call.group = l->gated ? filter.group : PEER_NO_GROUP;
         p.call.body = e.data;
         p.call.body_length = (uint32_t)e.length;
         p.call.on_body = take_page;
         if (r == 0)
             r = node_call(o, l->node, &p.call, owner, "listings");
         if (r == 0 && ret_map_version)
-            *ret_map_version = MIN(*ret_map_version, p.call.reply_map_version);
+            *ret_map_version = MAX(*ret_map_version, p.call.reply_map_version);
         if (r == 0)
             r = report_page(l, &p, &filter.after, &more);
         call_done(&p.call);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Meta changes (ledgers, and removals by them) on all in-sync nodes.
+ * Meta changes (ledgers, and removals by them) on all in-sync and joining nodes (W3).
  *
  * D3 What was submitted is completed on all in-sync nodes, however often it must be sent; only a
  *    change of one of the groups' epochs ends it half done, and then the new epoch's comparison
@@ -48,7 +48,7 @@ static void copy_answered(struct call *c)
 static bool goes_to(const struct objects *o, const struct peer_meta *m, uint16_t node)
 {
     const struct map_group *g = group_map(o, m->oid.group);
-    return g && map_group_in_sync(g, node);
+    return g && map_group_has(g, node);
 }
 
 static void encode_for(struct replication *rp, struct copy_call *cc)
@@ -72,8 +72,8 @@ static int make_calls(struct replication *rp)
     unsigned n = 0;
     for (unsigned i = 0; i < rp->count; i++) {
         const struct map_group *g = group_map(o, rp->metas[i].oid.group);
-        for (unsigned k = 0; g && k < g->in_sync_count; k++) {
-            uint16_t node = g->in_sync[k];
+        for (unsigned k = 0; g && k < (unsigned)g->in_sync_count + g->joining_count; k++) {
+            uint16_t node = k < g->in_sync_count ? g->in_sync[k] : g->joining[k - g->in_sync_count];
             if (node != o->self && node < MAP_NODE_COUNT_MAX && !seen[node]) {
                 seen[node] = true;
                 nodes[n++] = node;

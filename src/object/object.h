@@ -24,9 +24,10 @@ struct objects;
 #define OBJECT_BLOCK            4096u
 
 struct objects_options {
-    struct listener *listener;  /* takes: the peer address, already bound (its text is in the node's
-                                   registration) */
-    uint32_t entries_per_block; /* of index blocks, 0: 4096; other values only in tests */
+    struct listener *listener; /* takes: the peer address, already bound (its text is in the node's
+                                  registration) */
+    uint64_t recovery_bytes_per_s; /* that joining groups may take from other nodes, 0: 256 MiB */
+    uint32_t entries_per_block;    /* of index blocks, 0: 4096; other values only in tests */
 };
 /* Accepts peers, registers for maps, resumes dying blocks. `store` and `cluster` are borrowed and
  * outlive it. */

@@ -34,6 +34,8 @@ struct group {
                             of the calls */
     uint64_t
         aligned_epoch; /* primary: metas of the members were made equal at this epoch (align.c) */
+    struct join *join; /* while this node joins it (recovery.h); owned */
+    bool joined_here;  /* this process has completed a join of it */
     uint64_t floor_heard;      /* of the cascades that this group sends */
     uint64_t cascade_sequence; /* primary: of its stamps, within `epoch` */
 };
@@ -117,6 +119,7 @@ struct request {
     union {
         struct peer_change change;
         struct peer_read read;
+        struct peer_fetch fetch;
     };
     struct peer_meta *metas; /* META_APPLY; owned */
     unsigned meta_count;
@@ -176,13 +179,18 @@ struct node_state {
     struct link link;
     uint64_t free_bytes; /* as last heard, UINT64_MAX: never */
     bool ping_running;
+    unsigned silent_looks; /* tell.c */
 };
+/* Asks it whether it is there, unless that is being asked. Does not suspend. */
+void node_ping(struct objects *o, struct node_state *n);
 struct node_state *node_get(struct objects *o,
                             uint16_t number); /* NULL: out of memory or impossible number */
 
 /* --- changes and reads (change.c, read.c) --- */
 /* After gate_adopt: sends again what is unanswered in groups whose epoch changed (W1). */
 void changes_on_epoch(struct objects *o, uint32_t group);
+/* A change of that object is not answered yet. */
+bool change_is_underway(struct objects *o, const struct oid *oid);
 struct store_change;
 /* Asks one node for its copy's state. */
 fiber_fn int copy_stat(struct objects *o, uint16_t node, const struct oid *oid,
@@ -195,11 +203,58 @@ fiber_fn int copy_install(struct objects *o, uint16_t node, uint16_t donor, cons
 fiber_fn int copy_remove(struct objects *o, uint16_t node, const struct oid *oid,
                          struct version prev, struct version next,
                          const struct object_owner *owner);
+enum copy_kind { COPY_OBJECT, COPY_TOMBSTONE };
+/* Tells a joining node what all in-sync copies are: see replica_note(). */
+fiber_fn int copy_note(struct objects *o, uint16_t node, const struct oid *oid,
+                       struct version version, enum copy_kind kind,
+                       const struct object_owner *owner);
 /* READ from one node; -ECONNRESET when it cannot be reached now, -ETIMEDOUT when it has not
  * answered within patience_ns (0: any time will do), -EAGAIN when the group's epoch changed. */
 fiber_fn int copy_read(struct objects *o, uint16_t node, const struct oid *oid, uint32_t offset,
                        uint32_t length, void *buffer, uint64_t patience_ns,
                        struct version *ret_version);
+
+/* Memory for installs (read.c): may suspend; NULL when out of memory. */
+fiber_fn void *install_buffer_get(struct objects *o, uint32_t size);
+void install_buffer_put(struct objects *o, void *p, uint32_t size);
+
+/* --- joining (join.c, pull.c, tell.c; recovery.h) --- */
+struct joins {
+    struct list active; /* groups with something to do, most needed first */
+    unsigned workers;
+    struct waitq work;
+    uint64_t rate;    /* bytes per second */
+    uint64_t free_ns; /* no pull before: the bandwidth used */
+    bool full;        /* the own store had no room for a pull */
+    uint32_t group_count;
+    uint64_t begun_ns, objects_total, objects_done, bytes_done, noted;
+    /* tell.c */
+    struct timer tell_soon, watch;
+    unsigned reported_count;
+    uint16_t unreachable[MAP_NODE_COUNT_MAX];
+    unsigned unreachable_count;
+    int failed;
+};
+void join_init(struct objects *o);
+void join_done(struct objects *o);
+/* Part of gate_adopt(): groups are closed; and: the new map counts. Do not suspend. */
+void join_closing(struct objects *o);
+void join_adopt(struct objects *o);
+/* Applies one change that was admitted, or notes it where this node is joining (W2). `from`: the
+ * node whose change it is. As store_apply(); -EAGAIN: ask again. */
+fiber_fn int replica_apply(struct objects *o, const struct store_change *c, uint16_t from,
+                           struct version *ret_current);
+/* All in-sync copies of an object are at that version now (0: absent). 0: this joining node's is,
+ * too, or will be before it is in sync. -EAGAIN: ask again; -EINVAL: it is not joining. */
+int replica_note(struct objects *o, const struct oid *oid, struct version version,
+                 enum copy_kind kind, uint16_t from);
+/* 0: to be applied; 1: noted instead; -EAGAIN, -ENOMEM. */
+int replica_meta(struct objects *o, const struct peer_meta *m);
+/* This node's side of a COMPARE. */
+struct peer_compare;
+int compare_own(struct objects *o, uint32_t group, struct peer_compare *ret);
+void tell_init(struct objects *o);
+void tell_done(struct objects *o);
 
 /* --- references (refs.c, home.c, reclaim.c, align.c) --- */
 struct ref_sender {
@@ -276,6 +331,8 @@ struct objects {
     uint64_t free_bytes; /* own_free_bytes() */
     unsigned free_uses;
     uint64_t write_bytes_inflight;
+    unsigned foreground; /* changes and reads in the own store now */
+    struct joins joins;
 
     unsigned repairs_running;
     struct floor_table floors;

@@ -14,9 +14,10 @@
 #define LOG_MODULE "object"
 #include "base/log.h"
 
-#define JANITOR_NS       (250 * NS_PER_MS)
-#define STOP_GRACE_TICKS 8u /* of the janitor: how long calls may go on after rt_stop() */
-#define TEXT_TICKS       2u /* what waits shorter is not worth a word */
+#define JANITOR_NS            (250 * NS_PER_MS)
+#define STOP_GRACE_TICKS      8u /* of the janitor: how long calls may go on after rt_stop() */
+#define RECOVERY_RATE_DEFAULT (256u << 20)
+#define TEXT_TICKS            2u /* what waits shorter is not worth a word */
 
 /* --- fibers --- */
 
@@ -243,11 +244,17 @@ static void init(struct objects *o, struct rt *rt, struct store *store, struct c
     floors_init(o);
     reclaim_init(o);
     align_init(o);
+    join_init(o);
+    tell_init(o);
+    o->joins.rate =
+        options->recovery_bytes_per_s ? options->recovery_bytes_per_s : RECOVERY_RATE_DEFAULT;
 }
 
 static void release(struct objects *o)
 {
     timer_cancel(&o->janitor);
+    tell_done(o);
+    join_done(o);
     for (unsigned i = 0; i < MAP_NODE_COUNT_MAX; i++)
         free(o->nodes[i]);
     reclaim_done(o);
@@ -291,6 +298,7 @@ fiber_fn void objects_stop(struct objects *o)
     serve_stop(o);
     reclaim_stop(o);
     waitq_wake_all(&o->align_waiters);
+    waitq_wake_all(&o->joins.work);
     struct op *op;
     list_for_each (op, &o->ops, in_ops)
         waitq_wake_all(&op->wait);

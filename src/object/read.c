@@ -144,9 +144,22 @@ fiber_fn int copy_remove(struct objects *o, uint16_t node, const struct oid *oid
     return copy_change(o, node, &pc, NULL, 0, owner);
 }
 
+fiber_fn int copy_note(struct objects *o, uint16_t node, const struct oid *oid,
+                       struct version version, enum copy_kind kind,
+                       const struct object_owner *owner)
+{
+    const struct peer_change pc = {
+        .kind = PEER_CHANGE_NOTE,
+        .oid = *oid,
+        .prev = kind == COPY_TOMBSTONE ? version : (struct version){0},
+        .next = version,
+    };
+    return copy_change(o, node, &pc, NULL, 0, owner);
+}
+
 /* Memory for installs is a class of its own: they hold it while they wait for other nodes, and what
  * serves those nodes (payload_get()) must not wait for that. */
-static fiber_fn void *install_buffer_get(struct objects *o, uint32_t size)
+fiber_fn void *install_buffer_get(struct objects *o, uint32_t size)
 {
     while (o->install_used > 0 && o->install_used + size > INSTALL_BYTES_MAX)
         waitq_wait(&o->install_wait);
@@ -156,7 +169,7 @@ static fiber_fn void *install_buffer_get(struct objects *o, uint32_t size)
     return p;
 }
 
-static void install_buffer_put(struct objects *o, void *p, uint32_t size)
+void install_buffer_put(struct objects *o, void *p, uint32_t size)
 {
     free(p);
     o->install_used -= size;

@@ -15,6 +15,7 @@
 #define FREE_SAMPLE_USES 32u
 #define W6_MARGIN_BYTES  (64u << 20)
 #define LIST_BODY_BYTES  (PEER_BODY_MAX - 2 * PEER_META_BYTES_MAX)
+#define FETCH_TRIES      4u
 #define INFO_PATH        "/proc/self/statm"
 
 uint64_t own_free_bytes(struct objects *o)
@@ -35,7 +36,11 @@ bool request_is_gated(const struct request *rq)
     case PEER_READ:
     case PEER_MAP:
     case PEER_STAT:
+    case PEER_COMPARE:
+    case PEER_FETCH:
         return true;
+    case PEER_LIST:
+        return rq->header.group != PEER_NO_GROUP;
     default:
         return false;
     }
@@ -46,6 +51,9 @@ bool request_is_gated(const struct request *rq)
 bool change_is_valid(const struct peer_change *c, uint32_t payload_length)
 {
     uint64_t sum = 0, end = 0;
+    if (c->kind == PEER_CHANGE_NOTE)
+        return c->extent_count == 0 && payload_length == 0 &&
+               (c->prev.value == 0 || c->prev.value == c->next.value);
     for (unsigned i = 0; i < c->extent_count; i++) {
         const struct peer_extent *x = &c->extents[i];
         if (x->length == 0 || x->offset < end ||
@@ -103,6 +111,29 @@ static fiber_fn int admit_object_request(struct request *rq, const bool *abort)
             gate_leave(o, rq->header.group);
     }
     return r;
+}
+
+/* FETCH, COMPARE and LIST of a group: of a joining node, at its epoch. */
+static fiber_fn int admit_joining(struct request *rq, const bool *abort)
+{
+    struct objects *o = rq->o;
+    int r = 0;
+    if (rq->header.payload_length > 0)
+        return -EBADMSG;
+    if (rq->header.type == PEER_FETCH) {
+        r = peer_fetch_get(rq->body, rq->header.body_length, &rq->fetch);
+        if (r < 0 || rq->fetch.oid.group != rq->header.group)
+            return -EBADMSG;
+    }
+    r = gate_wait_map(o, rq->header.map_version, abort);
+    if (r == 0 && rq->header.group >= o->group_count)
+        r = -EINVAL;
+    if (r == 0 && rq->header.type == PEER_FETCH && rq->fetch.limit > 0) {
+        /* Before the gate (G1), as for reads. */
+        rq->reply_payload = payload_get(o, rq->fetch.limit, &rq->reply_payload_reserve);
+        rq->reply_payload_size = rq->fetch.limit;
+    }
+    return r == 0 ? gate_enter_wait(o, rq->header.group, rq->header.epoch, abort) : r;
 }
 
 /* The elements of a META_APPLY, decoded into rq->metas. -EBADMSG, -ENOMEM. */
@@ -167,6 +198,14 @@ fiber_fn int request_admit(struct request *rq, const bool *abort)
         return admit_object_request(rq, abort);
     case PEER_META_APPLY:
         return admit_metas(rq, abort);
+    case PEER_FETCH:
+    case PEER_COMPARE:
+        return admit_joining(rq, abort);
+    case PEER_LIST:
+        if (request_is_gated(rq))
+            return admit_joining(rq, abort);
+        return rq->header.payload_length > 0 ? -EBADMSG
+                                             : gate_wait_map(rq->o, rq->header.map_version, abort);
     case PEER_PING:
     case PEER_INFO:
         return rq->header.payload_length > 0 ? -EBADMSG : 0;
@@ -182,6 +221,10 @@ fiber_fn int request_admit(struct request *rq, const bool *abort)
 static fiber_fn int run_change(struct request *rq)
 {
     const struct peer_change *c = &rq->change;
+    uint16_t from = rq->peer ? rq->peer->number : (uint16_t)rq->o->self;
+    if (c->kind == PEER_CHANGE_NOTE)
+        return replica_note(rq->o, &c->oid, c->next, c->prev.value ? COPY_TOMBSTONE : COPY_OBJECT,
+                            from);
     struct store_extent extents[STORE_EXTENT_COUNT_MAX];
     for (unsigned i = 0; i < c->extent_count; i++)
         extents[i] = (struct store_extent){c->extents[i].offset, c->extents[i].length};
@@ -203,7 +246,7 @@ static fiber_fn int run_change(struct request *rq)
         .iov_count = rq->payload ? 1 : 0,
     };
     struct version current = {0};
-    int r = store_apply(rq->o->store, &change, &current);
+    int r = replica_apply(rq->o, &change, from, &current);
     if (r == -ESTALE) {
         put_le64(rq->reply_version, current.value);
         rq->reply_inline = PEER_VERSION_BYTES;
@@ -260,6 +303,11 @@ fiber_fn int metas_apply_own(struct objects *o, const struct peer_meta *metas, u
     ASSERT(count <= PEER_META_COUNT_MAX);
     unsigned n = 0;
     for (unsigned i = 0; i < count; i++) {
+        int verdict = replica_meta(o, &metas[i]);
+        if (verdict < 0)
+            return verdict;
+        if (verdict > 0)
+            continue;
         struct store_stat st;
         store_stat(o->store, &metas[i].oid, &st);
         /* What is absent here was removed by the same operation before: done. */
@@ -400,6 +448,115 @@ static int run_digests(struct request *rq)
     return dec_finish(&d) < 0 ? -EINVAL : 0;
 }
 
+/* --- for joining nodes --- */
+
+static int run_compare(struct request *rq)
+{
+    struct peer_compare c;
+    int r = compare_own(rq->o, rq->header.group, &c);
+    if (r == 0)
+        peer_compare_encode(&c, &rq->reply_body);
+    return r;
+}
+
+static bool is_zero(const uint8_t *p)
+{
+    return p[0] == 0 && memcmp(p, p + 1, OBJECT_BLOCK - 1) == 0;
+}
+
+static bool add_block(struct peer_fetched *f, uint32_t offset)
+{
+    struct peer_extent *last = f->extent_count ? &f->extents[f->extent_count - 1] : NULL;
+    if (last && last->offset + last->length == offset) {
+        last->length += OBJECT_BLOCK;
+        return true;
+    }
+    if (f->extent_count == PEER_EXTENT_COUNT_MAX)
+        return false;
+    f->extents[f->extent_count++] = (struct peer_extent){offset, OBJECT_BLOCK};
+    return true;
+}
+
+/* Makes the payload the blocks that are not zeros; all of them when that is too many pieces. */
+static void squeeze(struct request *rq, struct peer_fetched *f, uint32_t size)
+{
+    uint8_t *bytes = rq->reply_payload;
+    bool fits = true;
+    for (uint32_t at = 0; at < size && fits; at += OBJECT_BLOCK)
+        if (!is_zero(bytes + at))
+            fits = add_block(f, at);
+    if (!fits) {
+        f->extent_count = 1;
+        f->extents[0] = (struct peer_extent){0, size};
+    }
+    uint32_t to = 0;
+    for (unsigned i = 0; i < f->extent_count; i++) {
+        memmove(bytes + to, bytes + f->extents[i].offset, f->extents[i].length);
+        to += f->extents[i].length;
+    }
+    rq->reply_payload_length = to;
+}
+
+/* The data of an object that is at f->entry's version. -EAGAIN: it went on meanwhile. */
+static fiber_fn int fetch_data(struct request *rq, struct peer_fetched *f)
+{
+    uint32_t size = f->entry.end;
+    struct version version = f->entry.version;
+    int r = 0;
+    if (size > rq->fetch.limit)
+        return -EFBIG;
+    if (size > 0)
+        r = store_read(rq->o->store, &rq->fetch.oid, 0, size, rq->reply_payload, &version);
+    if (r == -ENOENT || (r == 0 && version.value != f->entry.version.value))
+        return -EAGAIN;
+    if (r == 0) {
+        f->with_data = true;
+        squeeze(rq, f, size);
+    }
+    return r;
+}
+
+static fiber_fn int run_fetch(struct request *rq)
+{
+    struct objects *o = rq->o;
+    struct peer_fetched f;
+    uint8_t meta[STORE_META_SIZE_MAX];
+    int r = -EAGAIN;
+    for (unsigned i = 0; r == -EAGAIN && i < FETCH_TRIES; i++) {
+        f = (struct peer_fetched){.with_data = false};
+        fill_entry(o, &rq->fetch.oid, &f.entry);
+        bool live = f.entry.version.value != 0 && !f.entry.tombstone;
+        if (!live || f.entry.version.value == rq->fetch.have.value ||
+            f.entry.version.value < rq->fetch.need.value)
+            r = 0;
+        else
+            r = fetch_data(rq, &f);
+        if ((r == 0 || r == -EFBIG) && live) {
+            int m = store_meta_get(o->store, &rq->fetch.oid, meta, &f.entry.meta_length,
+                                   &f.entry.meta_version);
+            f.entry.meta = meta;
+            /* Removed since, or its ledger cannot be read. */
+            if (m < 0)
+                r = m == -ENOENT ? -EAGAIN : m;
+        }
+    }
+    if (r == 0 || r == -EFBIG)
+        peer_fetched_encode(&f, &rq->reply_body);
+    else
+        rq->reply_payload_length = 0;
+    return r;
+}
+
+static int run_underway(struct request *rq)
+{
+    struct oid oid;
+    if (rq->header.body_length != OID_BYTES)
+        return -EINVAL;
+    oid = oid_get(rq->body);
+    enc_u8(&rq->reply_body, change_is_underway(rq->o, &oid));
+    return 0;
+}
+
 static int run_settle(struct request *rq)
 {
     struct peer_settle s;
@@ -493,6 +650,12 @@ static fiber_fn int run(struct request *rq)
     case PEER_PING:
         rq->o->free_uses = 0; /* a fresh figure */
         return 0;
+    case PEER_COMPARE:
+        return run_compare(rq);
+    case PEER_FETCH:
+        return run_fetch(rq);
+    case PEER_UNDERWAY:
+        return run_underway(rq);
     case PEER_HELLO:
     case PEER_REFS:
         break;
@@ -502,7 +665,10 @@ static fiber_fn int run(struct request *rq)
 
 fiber_fn void request_run(struct request *rq)
 {
+    bool foreground = rq->header.type == PEER_CHANGE || rq->header.type == PEER_READ;
+    rq->o->foreground += foreground;
     rq->status = run(rq);
+    rq->o->foreground -= foreground;
     if (request_is_gated(rq))
         gate_leave(rq->o, rq->header.group);
     else if (rq->header.type == PEER_META_APPLY)

@@ -120,21 +120,32 @@ fiber_fn int node_calls_wait(struct objects *o, struct node_calls *n, struct cal
     return r;
 }
 
-/* What a single call is bound to. */
-static uint64_t binding(const struct objects *o, const struct call *c)
+static bool is_in_sync_anywhere(const struct objects *o, uint16_t node)
 {
-    return c->group == PEER_NO_GROUP   ? o->map->version
-           : c->group < o->group_count ? o->groups[c->group].epoch
-                                       : 0;
+    for (uint32_t i = 0; i < o->map->group_count; i++)
+        if (map_group_in_sync(&o->map->groups[i], node))
+            return true;
+    return false;
+}
+
+/* What a single call is bound to. */
+static uint64_t binding(const struct objects *o, const struct call *c, uint16_t node)
+{
+    if (c->group != PEER_NO_GROUP)
+        return c->group < o->group_count ? o->groups[c->group].epoch : 0;
+    const struct map_node *n = map_node(o->map, node);
+    return n && is_in_sync_anywhere(o, node) ? n->session.value : 0;
 }
 
 /* Waits for the answer to the only call of n. */
-static fiber_fn int one_call_wait(struct objects *o, struct node_calls *n, struct call *c)
+static fiber_fn int one_call_wait(struct objects *o, struct node_calls *n, struct call *c,
+                                  uint16_t node)
 {
-    uint64_t bound_to = binding(o, c);
+    bool bound = c->flags & CALL_BOUND;
+    uint64_t bound_to = bound ? binding(o, c, node) : 0;
     uint64_t deadline_ns = c->deadline_ns ? c->deadline_ns : UINT64_MAX;
     int r = 0;
-    n->op.bound = c->flags & CALL_BOUND;
+    n->op.bound = bound;
     n->op.map_version = o->map->version;
     while (n->pending > 0 && r == 0) {
         int late = waitq_wait_until(&n->op.wait, o->rt, deadline_ns);
@@ -142,7 +153,7 @@ static fiber_fn int one_call_wait(struct objects *o, struct node_calls *n, struc
             break;
         if (op_cancelled(o, &n->op))
             r = -ECANCELED;
-        else if (n->op.bound && binding(o, c) != bound_to)
+        else if (bound && binding(o, c, node) != bound_to)
             r = -EAGAIN;
         else if (late == -ETIMEDOUT)
             r = -ETIMEDOUT;
@@ -163,5 +174,25 @@ fiber_fn int node_call(struct objects *o, uint16_t number, struct call *c,
     n.op.calls = c;
     n.op.call_count = 1;
     node_calls_add(o, &n, number, c);
-    return one_call_wait(o, &n, c);
+    return one_call_wait(o, &n, c, number);
+}
+
+static fiber_fn void ping_main(void *arg)
+{
+    struct node_state *n = arg;
+    struct objects *o = n->link.o;
+    struct call c;
+    if (call_init(&c, PEER_PING, 0) == 0) {
+        c.flags = CALL_FAIL_FAST;
+        node_call(o, n->number, &c, NULL, "pings");
+        call_done(&c);
+    }
+    n->ping_running = false;
+    objects_fiber_end(o);
+}
+
+void node_ping(struct objects *o, struct node_state *n)
+{
+    if (!n->ping_running && !o->stopping)
+        n->ping_running = objects_spawn(o, "object-ping", ping_main, n) == 0;
 }

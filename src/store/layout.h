@@ -62,7 +62,7 @@ struct tree_root {
     struct block_ptr ptr;
 };
 
-#define SUPER_INEXACT 1u /* opened with a damaged log, and not closed cleanly since */
+#define SUPER_INEXACT 1u /* opened with a damaged log, and not marked exact since */
 
 #define SUPER_KEPT_OFFSET 256u
 #define SUPER_KEPT_SIZE   256u

@@ -26,6 +26,8 @@ static int judge(const struct busy *b, const struct store_meta_change *m)
         return b->state == ONODE_LIVE ? VERDICT_GO : VERDICT_DONE;
     if (b->state != ONODE_LIVE)
         return -ENOENT;
+    if (m->force)
+        return VERDICT_GO;
     if (m->meta_version < b->meta_version)
         return -ESTALE;
     return m->meta_version == b->meta_version ? VERDICT_DONE : VERDICT_GO;

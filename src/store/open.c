@@ -158,7 +158,6 @@ static struct store *store_new(struct rt *rt, const struct store_open_options *o
     s->rt = rt;
     s->read_only = options->read_only;
     s->unsafe_no_flush = options->unsafe_no_flush;
-    s->repair = options->repair;
     page_pool_init(&s->pages);
     leaf_cache_init(&s->cache, options->cache_bytes);
     tree_init(&s->bitmap, PAGE_BITMAP);
@@ -290,17 +289,31 @@ fiber_fn int store_open(struct rt *rt, const char *path, const struct store_open
     return store_open_explain(rt, path, options, ret, NULL);
 }
 
+fiber_fn int store_mark_exact(struct store *s)
+{
+    int r = store_check_writable(s);
+
+    if (r < 0 || !s->inexact)
+        return r;
+    store_enter(s);
+    fmutex_lock(&s->super_lock);
+    struct super next = s->super;
+    next.flags &= ~SUPER_INEXACT;
+    r = super_write(s, &next);
+    if (r == 0)
+        s->inexact = false;
+    fmutex_unlock(&s->super_lock);
+    return store_leave(s, r);
+}
+
 fiber_fn int store_close(struct store *s)
 {
     int r;
 
     stop_fibers(s); /* a read-only store has none */
     wgroup_wait(&s->callers);
-    if (s->failed == 0 && !s->read_only) {
-        if (!s->repair)
-            s->super.flags &= ~SUPER_INEXACT;
+    if (s->failed == 0 && !s->read_only)
         (void)ckpt_write(s);
-    }
     r = s->failed;
     store_free(s);
     return r;

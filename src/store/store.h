@@ -52,8 +52,7 @@ struct store_open_options {
     bool no_discard;           /* devices: keep freed space, though the device could take it back */
     unsigned discard_batch_ms; /* how long freed space gathers, 0: 5000 */
     uint64_t scrub_bytes_per_s; /* in the background, 0: no scrub */
-    bool repair; /* by store_repair(): a log that does not fit is cut off there, and closing does
-                    not make the store exact */
+    bool repair;                /* by store_repair(): a log that does not fit is cut off there */
 };
 /* Opens, replays the log, and writes a commit over the dropped tail. -EBUSY: another process has
  * it; -EMEDIUMTYPE: not a store; -EPROTO: unknown format or feature; -EUCLEAN: damaged beyond
@@ -69,6 +68,8 @@ void store_ids(const struct store *s, struct uuid *ret_store, struct uuid *ret_c
 fiber_fn int store_set_cluster(struct store *s, const struct uuid *cluster);
 /* True when the log tail was damaged: the node has to leave in_sync everywhere and compare. */
 bool store_is_inexact(const struct store *s);
+/* The node has compared everything: durably not inexact any more. 0, or an error: it stays. */
+fiber_fn int store_mark_exact(struct store *s);
 /* 0, or the error after which the store stopped serving (a failed flush or log write is final). */
 int store_failed(const struct store *s);
 
@@ -172,6 +173,7 @@ struct store_meta_change {
     const void *meta;
     size_t length;
     bool remove;
+    bool force;          /* whatever the present meta version: for a copy that follows another */
     struct version next; /* with remove: of the tombstone; 0 leaves none */
 };
 fiber_fn int store_meta_apply(struct store *s, const struct store_meta_change *changes,

@@ -178,7 +178,6 @@ struct store {
     struct scrub scrub;
     struct store_stats stats;
     char problem[256]; /* the last thing found wrong, for store_check() */
-    bool repair;       /* store_open_options.repair */
     uint64_t unfit_commit,
         commit_limit; /* of the log: did not fit; the first that is not replayed */
 };

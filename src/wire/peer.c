@@ -142,7 +142,7 @@ int peer_change_get(const void *body, size_t length, struct peer_change *ret)
     if (length < AT_EXTENTS)
         return -EBADMSG;
     unsigned extent_count = p[AT_EXTENT_COUNT];
-    if (p[AT_KIND] > PEER_CHANGE_INSTALL || extent_count > PEER_EXTENT_COUNT_MAX ||
+    if (p[AT_KIND] > PEER_CHANGE_NOTE || extent_count > PEER_EXTENT_COUNT_MAX ||
         length != AT_EXTENTS + 8u * extent_count)
         return -EBADMSG;
     ret->owner = (struct peer_owner){

@@ -38,7 +38,10 @@ enum peer_type {
     PEER_DIGESTS = 10,
     PEER_SETTLE = 11,
     PEER_INFO = 12,
-    PEER_TYPE_LAST = PEER_INFO,
+    PEER_COMPARE = 13,
+    PEER_FETCH = 14,
+    PEER_UNDERWAY = 15,
+    PEER_TYPE_LAST = PEER_UNDERWAY,
 };
 enum peer_flags { PEER_REPLY = 1 };
 
@@ -92,6 +95,9 @@ enum peer_change_kind {
     PEER_CHANGE_PUNCH = 2,
     PEER_CHANGE_REMOVE = 3,
     PEER_CHANGE_INSTALL = 4,
+    PEER_CHANGE_NOTE =
+        5, /* to joining nodes: what all in-sync copies are since a comparison; next:
+              the version (0: absent), prev: the same when it is a tombstone, else 0 */
 };
 struct peer_extent {
     uint32_t offset, length;
@@ -203,6 +209,37 @@ struct peer_settle {
 };
 void peer_settle_encode(const struct peer_settle *s, struct enc *e);
 int peer_settle_decode(const void *p, size_t length, struct peer_settle *ret);
+
+/* COMPARE: of the header's group. No body. */
+struct peer_compare {
+    uint64_t objects;    /* digest of (oid, version, meta version) */
+    uint64_t tombstones; /* digest of (oid, version) */
+};
+void peer_compare_encode(const struct peer_compare *c, struct enc *e);
+int peer_compare_decode(const void *p, size_t length, struct peer_compare *ret);
+
+/* FETCH: one object as it is at one version. */
+struct peer_fetch {
+    struct oid oid;
+    struct version have; /* the asker's: no data when it is the same */
+    struct version need; /* no data either when the object is older than that */
+    uint32_t limit;      /* bytes that the asker has room for; -EFBIG when the object ends behind */
+};
+#define PEER_FETCH_BYTES 36u
+void peer_fetch_put(uint8_t out[PEER_FETCH_BYTES], const struct peer_fetch *f);
+int peer_fetch_get(const void *p, size_t length, struct peer_fetch *ret);
+/* Answer: the entry with its meta (also with -EFBIG), u8 with_data, u8 count, extents {offset u32,
+ * length u32}: all blocks that are not zeros, in the payload one after the other. */
+struct peer_fetched {
+    struct peer_entry entry; /* meta: borrowed */
+    bool with_data;
+    unsigned extent_count;
+    struct peer_extent extents[PEER_EXTENT_COUNT_MAX];
+};
+void peer_fetched_encode(const struct peer_fetched *f, struct enc *e);
+int peer_fetched_decode(const void *p, size_t length, struct peer_fetched *ret);
+
+/* UNDERWAY: body: an oid. Answer: u8, 1 while the node has an unanswered change of that object. */
 
 /* INFO: answer. */
 struct peer_info {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Codec of the peer protocol: bodies off the data path. */
+#include "base/bytes.h"
 #include "base/err.h"
 #include "wire/peer.h"
 
@@ -239,6 +240,80 @@ int peer_settle_decode(const void *p, size_t length, struct peer_settle *ret)
     if (r == 0)
         *ret = s;
     return r;
+}
+
+void peer_compare_encode(const struct peer_compare *c, struct enc *e)
+{
+    enc_u64(e, c->objects);
+    enc_u64(e, c->tombstones);
+}
+
+int peer_compare_decode(const void *p, size_t length, struct peer_compare *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_compare c = {0};
+    c.objects = dec_u64(&d);
+    c.tombstones = dec_u64(&d);
+    int r = dec_finish(&d);
+    if (r == 0)
+        *ret = c;
+    return r;
+}
+
+void peer_fetch_put(uint8_t out[PEER_FETCH_BYTES], const struct peer_fetch *f)
+{
+    oid_put(out, &f->oid);
+    put_le64(out + 16, f->have.value);
+    put_le64(out + 24, f->need.value);
+    put_le32(out + 32, f->limit);
+}
+
+int peer_fetch_get(const void *p, size_t length, struct peer_fetch *ret)
+{
+    const uint8_t *b = p;
+    if (length != PEER_FETCH_BYTES || get_le32(b + 32) > PEER_PAYLOAD_MAX)
+        return -EBADMSG;
+    *ret = (struct peer_fetch){
+        .oid = oid_get(b),
+        .have = {get_le64(b + 16)},
+        .need = {get_le64(b + 24)},
+        .limit = get_le32(b + 32),
+    };
+    return 0;
+}
+
+void peer_fetched_encode(const struct peer_fetched *f, struct enc *e)
+{
+    ASSERT(f->extent_count <= PEER_EXTENT_COUNT_MAX);
+    peer_entry_encode(&f->entry, e);
+    enc_u8(e, f->with_data);
+    enc_u8(e, (uint8_t)f->extent_count);
+    for (unsigned i = 0; i < f->extent_count; i++) {
+        enc_u32(e, f->extents[i].offset);
+        enc_u32(e, f->extents[i].length);
+    }
+}
+
+/* Extents ascend, do not touch, and end within an object (P1). */
+int peer_fetched_decode(const void *p, size_t length, struct peer_fetched *ret)
+{
+    struct dec d;
+    uint64_t end = 0;
+    dec_init(&d, p, length);
+    peer_entry_decode(&d, &ret->entry);
+    ret->with_data = dec_small(&d, 1);
+    ret->extent_count = dec_small(&d, PEER_EXTENT_COUNT_MAX);
+    for (unsigned i = 0; i < ret->extent_count; i++) {
+        struct peer_extent *x = &ret->extents[i];
+        x->offset = dec_u32(&d);
+        x->length = dec_u32(&d);
+        if (x->length == 0 || x->offset < end || x->length > PEER_PAYLOAD_MAX ||
+            (uint64_t)x->offset + x->length > PEER_PAYLOAD_MAX)
+            return -EBADMSG;
+        end = (uint64_t)x->offset + x->length;
+    }
+    return dec_finish(&d);
 }
 
 #define INFO_NUMBER_COUNT 23

@@ -71,7 +71,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct peer_list list;
     struct peer_settle settle;
     struct peer_info info;
-    switch (which % 9) {
+    struct peer_compare compare;
+    struct peer_fetch fetch;
+    struct peer_fetched fetched;
+    switch (which % 12) {
     case 0:
         fuzz_header(data, size);
         break;
@@ -99,6 +102,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 8:
         fuzz_elements(data, size);
+        break;
+    case 9:
+        (void)peer_compare_decode(data, size, &compare);
+        break;
+    case 10:
+        if (peer_fetch_get(data, size, &fetch) == 0)
+            ASSERT(fetch.limit <= PEER_PAYLOAD_MAX);
+        break;
+    case 11:
+        if (peer_fetched_decode(data, size, &fetched) == 0)
+            ASSERT(fetched.extent_count <= PEER_EXTENT_COUNT_MAX);
         break;
     }
     return 0;

@@ -12,104 +12,9 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include "base/crc32c.h"
 #include "base/log.h"
 #include "object/serve.h"
-#include "tests/unit/object/trio.h"
-
-#define V(term, sequence) (((uint64_t)(term) << 40) | (sequence))
-
-/* --- a peer made by hand --- */
-
-struct raw {
-    struct conn *conn;
-    uint64_t last_id;
-    struct peer_header answer;
-    uint8_t body[4096];
-};
-
-static const struct map_node *node_of(struct trio *t, unsigned i)
-{
-    struct objects *o = trio_objects(t, i);
-    return map_node(o->map, (uint16_t)o->self);
-}
-
-static fiber_fn void raw_connect(struct trio *t, struct raw *r, unsigned to)
-{
-    *r = (struct raw){0};
-    CHECK(net_connect(t->rt, node_of(t, to)->address, clock_now(t->rt) + 5 * NS_PER_S, &r->conn) ==
-          0);
-}
-
-static fiber_fn void raw_send(struct raw *r, enum peer_type type, uint64_t epoch, uint32_t group,
-                              uint64_t map_version, const void *body, size_t length,
-                              const void *payload, size_t payload_length)
-{
-    uint8_t bytes[PEER_HEADER_BYTES];
-    const struct peer_header h = {
-        .type = type,
-        .id = ++r->last_id,
-        .epoch = epoch,
-        .group = group,
-        .map_version = map_version,
-        .body_length = (uint32_t)length,
-        .payload_length = (uint32_t)payload_length,
-        .payload_crc = crc32c(0, payload, payload_length),
-    };
-    peer_header_put(bytes, &h, body);
-    const struct iovec iov[] = {
-        {bytes, sizeof(bytes)}, {(void *)body, length}, {(void *)payload, payload_length}};
-    (void)conn_write(r->conn, iov, payload_length ? 3 : length ? 2 : 1);
-}
-
-/* Reads an answer; a negative errno when the connection is closed instead. */
-static fiber_fn int raw_answer(struct raw *r)
-{
-    uint8_t bytes[PEER_HEADER_BYTES];
-    int e = conn_read(r->conn, bytes, sizeof(bytes));
-    if (e < 0)
-        return e;
-    CHECK(peer_header_get(bytes, &r->answer) == 0 && r->answer.flags == PEER_REPLY);
-    CHECK(r->answer.body_length <= sizeof(r->body) && r->answer.payload_length == 0);
-    return conn_read(r->conn, r->body, r->answer.body_length);
-}
-
-/* Sends a HELLO as node `as` would, changed by the caller through h. */
-static fiber_fn int raw_hello(struct raw *r, const struct peer_hello *h, uint64_t map_version,
-                              struct peer_hello_reply *ret)
-{
-    struct enc e;
-    enc_init(&e);
-    peer_hello_encode(h, &e);
-    raw_send(r, PEER_HELLO, 0, PEER_NO_GROUP, map_version, e.data, e.length, NULL, 0);
-    enc_done(&e);
-    int n = raw_answer(r);
-    if (n < 0)
-        return n;
-    CHECK(peer_hello_reply_decode(r->body, r->answer.body_length, ret) == 0);
-    return r->answer.status;
-}
-
-static struct peer_hello hello_as(struct trio *t, unsigned as, unsigned to)
-{
-    return (struct peer_hello){
-        .cluster = trio_objects(t, to)->map->cluster,
-        .node = node_of(t, as)->uuid,
-        .target = node_of(t, to)->uuid,
-        .session = node_of(t, as)->session,
-        .version_min = 1,
-        .version_max = 1,
-    };
-}
-
-static fiber_fn void raw_login(struct trio *t, struct raw *r, unsigned as, unsigned to)
-{
-    struct peer_hello_reply reply;
-    raw_connect(t, r, to);
-    const struct peer_hello h = hello_as(t, as, to);
-    CHECK(raw_hello(r, &h, trio_objects(t, to)->map->version, &reply) == 0);
-    CHECK(reply.session.value == node_of(t, to)->session.value);
-}
+#include "raw.h"
 
 /* --- R6 --- */
 
@@ -128,9 +33,9 @@ static fiber_fn void scene_refused(struct trio *t)
         else if (i == 1)
             h.session.value += 1000;
         else if (i == 2)
-            h.node = node_of(t, 2)->uuid; /* another node's session */
+            h.node = raw_node(t, 2)->uuid; /* another node's session */
         else if (i == 3)
-            h.target = node_of(t, 2)->uuid;
+            h.target = raw_node(t, 2)->uuid;
         else
             h.version_min = h.version_max = 9;
         raw_connect(t, &r, 0);
@@ -296,35 +201,19 @@ static void edit_sets(void *arg, struct map *m)
         m->pools[0].min_copies = s->min_copies;
 }
 
-/* Node i admits nothing of that group until its epoch changes: a disk that hangs looks like that.
- */
-static void hang(struct trio *t, unsigned i, uint32_t group)
-{
-    struct group *g = group_get(trio_objects(t, i), group);
-    g->closed = true;
-    g->next_epoch = g->epoch;
-}
-
-static uint64_t version_at(struct trio *t, unsigned i, struct oid oid)
-{
-    struct store_stat st;
-    store_stat(t->nodes[i].store, &oid, &st);
-    return st.version.value;
-}
-
 static fiber_fn void scene_member_leaves(struct trio *t)
 {
     struct pending_write w = {
         .t = t, .owner = trio_owner(1, 20), .oid = trio_oid(t, 20, 0, 1), .result = 1};
     struct sets s = {.t = t, .in_sync = 1 | 2};
-    hang(t, 2, w.oid.group);
+    raw_hang(t, 2, w.oid.group);
     CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &w) == 0);
     CHECK(fiber_sleep(t->rt, 2 * NS_PER_S) == 0);
-    CHECK(w.result == 1 && version_at(t, 1, w.oid) == V(1, 1));
+    CHECK(w.result == 1 && raw_version_at(t, 1, w.oid) == V(1, 1));
     t->deaf = 4;
     trio_change_map(t, edit_sets, &s);
     trio_wait(t, is_written, &w);
-    CHECK(w.result == 0 && version_at(t, 2, w.oid) == 0);
+    CHECK(w.result == 0 && raw_version_at(t, 2, w.oid) == 0);
     t->deaf = 0;
     trio_change_map(t, edit_sets, &s);
     CHECK(trio_byte(trio_objects(t, 2), w.oid, 0) == 0x77); /* by another node */
@@ -341,7 +230,7 @@ static fiber_fn void scene_min_copies(struct trio *t)
         .t = t, .owner = trio_owner(1, 20), .oid = trio_oid(t, 20, 0, 1), .result = 1};
     struct sets s = {.t = t, .in_sync = 1, .min_copies = 2};
     char text[400];
-    hang(t, 2, w.oid.group);
+    raw_hang(t, 2, w.oid.group);
     CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &w) == 0); /* in flight before */
     CHECK(fiber_sleep(t->rt, 100 * NS_PER_MS) == 0);
     trio_change_map(t, edit_sets, &s);
@@ -349,7 +238,7 @@ static fiber_fn void scene_min_copies(struct trio *t)
     later.oid.index = 77;
     CHECK(fiber_spawn(t->nodes[0].rt, "write", write_main, &later) == 0);
     CHECK(fiber_sleep(t->rt, 2 * NS_PER_S) == 0);
-    CHECK(w.result == 1 && later.result == 1 && version_at(t, 0, later.oid) == 0);
+    CHECK(w.result == 1 && later.result == 1 && raw_version_at(t, 0, later.oid) == 0);
     object_waiting_text(trio_objects(t, 0), text, sizeof(text));
     CHECK(strstr(text, "writes wait: only 1 of the 2 copies that pool default needs"));
     CHECK(strstr(text, "missing: ") && strstr(text, "node b") && strstr(text, "node c"));
@@ -359,8 +248,8 @@ static fiber_fn void scene_min_copies(struct trio *t)
     trio_wait(t, is_written, &w);
     trio_wait(t, is_written, &later);
     CHECK(w.result == 0 && later.result == 0);
-    CHECK(version_at(t, 0, later.oid) == V(1, 1) && version_at(t, 1, later.oid) == V(1, 1));
-    CHECK(version_at(t, 1, w.oid) == V(1, 1) && version_at(t, 2, w.oid) == 0);
+    CHECK(raw_version_at(t, 0, later.oid) == V(1, 1) && raw_version_at(t, 1, later.oid) == V(1, 1));
+    CHECK(raw_version_at(t, 1, w.oid) == V(1, 1) && raw_version_at(t, 2, w.oid) == 0);
     object_waiting_text(trio_objects(t, 0), text, sizeof(text));
     CHECK(text[0] == '\0');
 }
@@ -378,7 +267,7 @@ static fiber_fn void scene_read_moves(struct trio *t)
     CHECK(trio_write(trio_objects(t, 0), &w, oid, 0, V(1, 1), 0, 4096, 0x77) == 0);
     trio_change_map(t, edit_sets, &s);
     for (unsigned i = 1; i < TRIO_NODES; i++) {
-        hang(t, i, oid.group);
+        raw_hang(t, i, oid.group);
         uint64_t begun_ns = clock_now(t->rt);
         CHECK(trio_byte(trio_objects(t, 0), oid, 7) == 0x77);
         CHECK(clock_now(t->rt) - begun_ns < 2 * NS_PER_S);
@@ -430,7 +319,7 @@ static fiber_fn void scene_reconcile_leaves(struct trio *t)
     struct reconciling one = {.t = t, .oid = r.oid, .one = true};
     struct sets s = {.t = t, .in_sync = 1 | 2};
     CHECK(trio_write(trio_objects(t, 0), &w, r.oid, 0, V(1, 1), 0, 4096, 0x77) == 0);
-    hang(t, 2, r.oid.group);
+    raw_hang(t, 2, r.oid.group);
     CHECK(fiber_spawn(t->nodes[0].rt, "reconcile", reconcile_main, &one) == 0);
     CHECK(fiber_sleep(t->rt, NS_PER_S) == 0);
     CHECK(!one.done);
@@ -482,7 +371,7 @@ static fiber_fn void scene_new_connection(struct trio *t)
     CHECK(fiber_sleep(t->rt, NS_PER_S) == 0); /* the real node 1 has nothing to ask any more */
     raw_login(t, &first, 1, 0);
     struct peer *p = newest_peer(o);
-    CHECK(p->session.value == node_of(t, 1)->session.value);
+    CHECK(p->session.value == raw_node(t, 1)->session.value);
     p->inflight++; /* a request of the old connection is in the store */
     p->changes_inflight++;
     CHECK(fiber_spawn(t->rt, "second", second_main, &s) == 0);

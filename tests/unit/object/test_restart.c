@@ -6,136 +6,28 @@
  * and at most one unanswered step more per object.
  */
 #include "base/log.h"
-#include "trio.h"
+#include "workload.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LOG_MODULE        "test"
-#define V(term, sequence) (((uint64_t)(term) << 40) | (sequence))
-#define OBJECTS           6u
-#define PIPELINE          4u
-#define STEPS             60u
-#define SIZE              20000u
-
-/* Each change writes `fill` = low byte of its number over the whole object, so content tells the
- * version. */
-struct workload {
-    struct trio *t;
-    struct object_owner owner;
-    uint64_t sequence;
-    struct chain {
-        uint64_t given;    /* version of the last change handed to object_change() */
-        uint64_t answered; /* … answered */
-    } chains[OBJECTS];
-    unsigned steps_left, running;
-    unsigned objects; /* 0: all; few of them make long pipelines */
-    bool dead;        /* the owner's node was killed */
-};
-
-struct step {
-    struct workload *w;
-    unsigned object;
-};
-
-static uint8_t fill_of(uint64_t version)
-{
-    return (uint8_t)(version * 37 % 255 + 1); /* never 0: installs turn zeros into holes */
-}
-
-static fiber_fn void writer_main(void *arg)
-{
-    struct workload *w = arg;
-    struct trio *t = w->t;
-    while (w->steps_left > 0) {
-        w->steps_left--;
-        unsigned k = (unsigned)(trio_random(t) % (w->objects ? w->objects : OBJECTS));
-        struct chain *c = &w->chains[k];
-        uint64_t prev = c->given, next = V(w->owner.term.value, ++w->sequence);
-        void *data = malloc(SIZE);
-        CHECK(data);
-        memset(data, fill_of(next), SIZE);
-        const struct object_extent extent = {100, SIZE};
-        const struct iovec iov = {data, SIZE};
-        const struct object_change oc = {
-            .kind = OBJECT_WRITE,
-            .oid = trio_oid(t, 20, 0, k),
-            .prev = {prev},
-            .next = {next},
-            .extents = &extent,
-            .extent_count = 1,
-            .iov = &iov,
-            .iov_count = 1,
-        };
-        c->given = next; /* no suspension from here to the call */
-        int r = object_change(trio_objects(t, 0), &w->owner, &oc);
-        free(data);
-        if (r != 0)
-            log_error("seed %llu: change of object %u: %d", (unsigned long long)t->seed, k, r);
-        CHECK(r == 0);
-        c->answered = MAX(c->answered, next);
-    }
-    w->running--;
-}
-
-static fiber_fn void start_writers(void *arg)
-{
-    struct workload *w = arg;
-    for (unsigned i = 0; i < PIPELINE * 2; i++) {
-        w->running++;
-        CHECK(fiber_spawn(w->t->nodes[0].rt, "writer", writer_main, w) == 0);
-    }
-}
-
-static bool writers_ended(void *arg)
-{
-    const struct workload *w = arg;
-    return w->running == 0;
-}
-
-static void drop_random_link(struct trio *t)
-{
-    struct objects *o = trio_objects(t, (unsigned)(trio_random(t) % TRIO_NODES));
-    if (!o)
-        return;
-    struct node_state *n = o->nodes[trio_random(t) % 8];
-    if (n)
-        link_drop(&n->link);
-}
-
-static fiber_fn void check_contents(struct workload *w, unsigned node)
-{
-    struct trio *t = w->t;
-    for (unsigned k = 0; k < OBJECTS; k++) {
-        struct oid oid = trio_oid(t, 20, 0, k);
-        struct version v;
-        uint8_t bytes[SIZE];
-        int r = object_read(trio_objects(t, node), &oid, 100, SIZE, bytes, &v);
-        if (w->chains[k].answered == 0 && r == -ENOENT)
-            continue;
-        CHECK(r == 0);
-        CHECK(v.value >= w->chains[k].answered && v.value <= w->chains[k].given);
-        for (unsigned i = 0; i < SIZE; i++)
-            CHECK(bytes[i] == fill_of(v.value));
-    }
-}
-
+#define LOG_MODULE "test"
 /* --- connections break --- */
 
 static fiber_fn void scene_drops(struct trio *t)
 {
-    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = STEPS * 3};
-    start_writers(&w);
+    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = WORKLOAD_STEPS * 3};
+    workload_start(&w);
     while (w.running > 0) {
-        drop_random_link(t);
+        workload_drop_link(t);
         CHECK(fiber_sleep(t->rt, trio_random(t) % (3 * NS_PER_MS)) == 0);
     }
-    for (unsigned k = 0; k < OBJECTS; k++)
+    for (unsigned k = 0; k < WORKLOAD_OBJECTS; k++)
         CHECK(w.chains[k].given == w.chains[k].answered);
     trio_check_equal(t);
-    check_contents(&w, 1);
+    workload_check(&w, 1);
 }
 
 static void test_drops(void **state)
@@ -149,7 +41,7 @@ static fiber_fn void scene_restart(struct trio *t)
 {
     struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = 1000000};
     char text[300];
-    start_writers(&w);
+    workload_start(&w);
     CHECK(fiber_sleep(t->rt, trio_random(t) % (20 * NS_PER_MS)) == 0);
     trio_stop_node(t, 2);
     CHECK(fiber_sleep(t->rt, 2 * NS_PER_S) == 0);
@@ -157,11 +49,11 @@ static fiber_fn void scene_restart(struct trio *t)
     CHECK(w.running > 0);
     object_waiting_text(trio_objects(t, 0), text, sizeof(text));
     CHECK(strstr(text, "node c") && strstr(text, "no live session") && strstr(text, "writes"));
-    w.steps_left = STEPS;
+    w.steps_left = WORKLOAD_STEPS;
     trio_start_node(t, 2);
-    trio_wait(t, writers_ended, &w);
+    trio_wait(t, workload_ended, &w);
     trio_check_equal(t);
-    check_contents(&w, 2);
+    workload_check(&w, 2);
 }
 
 static void test_restart(void **state)
@@ -171,20 +63,20 @@ static void test_restart(void **state)
 
 static fiber_fn void scene_killed(struct trio *t)
 {
-    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = STEPS * 4};
-    w.objects = t->seed % 2 ? 1 : OBJECTS;
-    start_writers(&w);
+    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = WORKLOAD_STEPS * 4};
+    w.objects = t->seed % 2 ? 1 : WORKLOAD_OBJECTS;
+    workload_start(&w);
     for (unsigned i = 0; i < 4; i++) {
         unsigned victim = 1 + (unsigned)(trio_random(t) % 2);
         CHECK(fiber_sleep(t->rt, trio_random(t) % (10 * NS_PER_MS)) == 0);
         trio_kill_node(t, victim, trio_random(t) % 2);
         CHECK(fiber_sleep(t->rt, trio_random(t) % (200 * NS_PER_MS)) == 0);
-        drop_random_link(t);
+        workload_drop_link(t);
         trio_start_node(t, victim);
     }
-    trio_wait(t, writers_ended, &w);
+    trio_wait(t, workload_ended, &w);
     trio_check_equal(t);
-    check_contents(&w, 1);
+    workload_check(&w, 1);
 }
 
 static void test_killed(void **state)
@@ -195,11 +87,11 @@ static void test_killed(void **state)
 /* --- the owner dies, another takes over --- */
 
 static unsigned found_count;
-static struct object_found found[OBJECTS + 1];
+static struct object_found found[WORKLOAD_OBJECTS + 1];
 
 static void add_found(void *arg, const struct object_found *f)
 {
-    CHECK(found_count < OBJECTS);
+    CHECK(found_count < WORKLOAD_OBJECTS);
     CHECK(found_count == 0 || oid_compare(&found[found_count - 1].oid, &f->oid) < 0);
     found[found_count++] = *f;
 }
@@ -211,7 +103,7 @@ static fiber_fn void take_over(struct workload *w, struct trio *t, uint64_t abov
     CHECK(object_reconcile(trio_objects(t, 1), &next, (struct vid){20}, (struct version){above},
                            add_found, NULL) == 0);
     unsigned expected = 0;
-    for (unsigned k = 0; k < OBJECTS; k++)
+    for (unsigned k = 0; k < WORKLOAD_OBJECTS; k++)
         expected += w->chains[k].answered > above;
     CHECK(found_count >= expected);
     for (unsigned i = 0; i < found_count; i++) {
@@ -220,15 +112,15 @@ static fiber_fn void take_over(struct workload *w, struct trio *t, uint64_t abov
         CHECK(found[i].version.value >= c->answered && found[i].version.value <= c->given);
     }
     trio_check_equal(t);
-    check_contents(w, 2);
+    workload_check(w, 2);
 }
 
 static fiber_fn void scene_takeover(struct trio *t)
 {
     struct workload *w = calloc(1, sizeof(*w)); /* its writers die with their node */
     CHECK(w);
-    *w = (struct workload){.t = t, .owner = trio_owner(1, 20), .steps_left = STEPS * 10};
-    start_writers(w);
+    *w = (struct workload){.t = t, .owner = trio_owner(1, 20), .steps_left = WORKLOAD_STEPS * 10};
+    workload_start(w);
     CHECK(fiber_sleep(t->rt, trio_random(t) % (30 * NS_PER_MS)) == 0);
     bool all = trio_random(t) % 2;
     for (unsigned i = 0; i < TRIO_NODES; i++)

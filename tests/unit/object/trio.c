@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Building and breaking the three nodes. See trio.h. */
 #include "trio.h"
+#include "object/recovery.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
@@ -19,10 +20,39 @@ uint64_t trio_random(struct trio *t)
     return t->random;
 }
 
+/* What every node waits for, when a test has waited too long. */
+static void tell_state(struct trio *t)
+{
+    for (unsigned i = 0; i < TRIO_NODES; i++) {
+        struct objects *o = t->nodes[i].objects;
+        char text[400];
+        if (!o)
+            continue;
+        object_waiting_text(o, text, sizeof(text));
+        fprintf(stderr, "seed %llu: node %u: map %llu of %llu, self %d, serving %d, waits: %s\n",
+                (unsigned long long)t->seed, i, (unsigned long long)o->map->version,
+                (unsigned long long)cluster_map(t->nodes[i].cluster)->version, o->self,
+                gate_serving(o), text);
+        for (uint32_t g = 0; g < o->group_count; g++) {
+            const struct group *p = &o->groups[g];
+            const struct map_group *m = group_map(o, g);
+            fprintf(stderr, " group %u: epoch %llu%s, %u inflight, %u in sync, %u joining", g,
+                    (unsigned long long)p->epoch, p->closed ? " closed" : "", p->inflight,
+                    m ? m->in_sync_count : 0, m ? m->joining_count : 0);
+            if (p->join)
+                fprintf(stderr, "; join: listed %d complete %d, %zu objects", p->join->listed,
+                        p->join->complete, p->join->objects.count);
+            fprintf(stderr, "\n");
+        }
+    }
+}
+
 fiber_fn void trio_wait(struct trio *t, bool (*fn)(void *arg), void *arg)
 {
     uint64_t deadline_ns = clock_now(t->rt) + DEADLINE_NS;
     while (!fn(arg)) {
+        if (clock_now(t->rt) >= deadline_ns)
+            tell_state(t);
         CHECK(clock_now(t->rt) < deadline_ns);
         CHECK(fiber_sleep(t->rt, NS_PER_MS) == 0);
     }
@@ -54,6 +84,9 @@ static fiber_fn void start_main(void *arg)
         .address = listener_address(l),
         .admin = "tcp:127.0.0.1:1",
         .weight = 1024,
+        .recovery = t->recovery,
+        .grace_ns = 1,
+        .inexact = store_is_inexact(n->store),
     };
     if (t->sim_cs)
         CHECK(sim_cs_open(n->rt, t->sim_cs, &co.cs) == 0);
@@ -113,6 +146,7 @@ fiber_fn void trio_kill_node(struct trio *t, unsigned i, bool power_cut)
     else
         sim_node_kill(t->sim, n->rt);
     n->objects = NULL;
+    fiber_yield(); /* only then it is dead */
     sim_cs_end_dead(t->sim_cs);
 }
 
@@ -142,6 +176,35 @@ static bool map_is_settled(void *arg)
 fiber_fn void trio_settle_map(struct trio *t)
 {
     trio_wait(t, map_is_settled, t);
+}
+
+/* --- joining --- */
+
+static bool all_in_sync(void *arg)
+{
+    struct trio *t = arg;
+    if (!map_is_settled(t))
+        return false;
+    unsigned running = 0;
+    for (unsigned i = 0; i < TRIO_NODES; i++)
+        running += t->nodes[i].objects != NULL;
+    for (unsigned i = 0; i < TRIO_NODES; i++) {
+        struct objects *o = t->nodes[i].objects;
+        for (uint32_t g = 0; o && g < o->map->group_count; g++) {
+            const struct map_group *m = &o->map->groups[g];
+            if (m->joining_count > 0 || m->in_sync_count != MIN(running, t->copies))
+                return false;
+            for (unsigned k = 0; k < m->in_sync_count; k++)
+                if (map_node(o->map, m->in_sync[k])->session.value == 0)
+                    return false;
+        }
+    }
+    return true;
+}
+
+fiber_fn void trio_settle_sync(struct trio *t)
+{
+    trio_wait(t, all_in_sync, t);
 }
 
 /* --- maps made by hand --- */
@@ -181,7 +244,7 @@ fiber_fn void trio_change_map(struct trio *t, void (*edit)(void *arg, struct map
             now = t->nodes[i].objects->map;
     struct map *m = map_clone(now);
     CHECK(m);
-    m->version++;
+    m->version += 1000; /* more than the leader will have written meanwhile */
     edit(arg, m);
     for (uint32_t i = 0; i < m->group_count; i++)
         if (!same_sets(&m->groups[i], &now->groups[i]))
@@ -219,11 +282,6 @@ void trio_set_joining(struct trio *t, struct map *m, uint32_t group, const int *
 
 /* --- all --- */
 
-struct format_job {
-    struct trio *t;
-    unsigned left;
-};
-
 static fiber_fn void format_store(void *arg)
 {
     struct trio_node *n = arg;
@@ -234,6 +292,12 @@ static fiber_fn void format_store(void *arg)
     };
     CHECK(store_format(n->rt, n->disk, &fo, NULL, NULL) == 0);
     n->busy = false;
+}
+
+fiber_fn void trio_wipe_node(struct trio *t, unsigned i)
+{
+    CHECK(!t->nodes[i].objects);
+    run_on_node(t, i, format_store);
 }
 
 static bool all_registered(void *arg)
@@ -284,10 +348,12 @@ static void init(struct trio *t, fiber_fn void (*scene)(struct trio *t), unsigne
         t->nodes[i] = (struct trio_node){.t = t, .index = i};
 }
 
-static void run_on_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, uint64_t seed)
+static void run_on_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, uint64_t seed,
+                       enum cluster_recovery recovery)
 {
     struct trio t;
     init(&t, scene, copies, seed);
+    t.recovery = recovery;
     t.sim = sim_new(seed);
     t.rt = sim_node_new(t.sim, NULL);
     t.sim_cs = sim_cs_new(t.sim);
@@ -302,11 +368,13 @@ static void run_on_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, 
     sim_free(t.sim);
 }
 
-static void run_on_uring(fiber_fn void (*scene)(struct trio *t), unsigned copies)
+static void run_on_uring(fiber_fn void (*scene)(struct trio *t), unsigned copies,
+                         enum cluster_recovery recovery)
 {
     struct trio t;
     char command[128];
     init(&t, scene, copies, 1);
+    t.recovery = recovery;
     assert_int_equal(rt_uring_new(NULL, &t.rt), 0);
     snprintf(t.directory, sizeof(t.directory), "/tmp/object-test-XXXXXX");
     assert_non_null(mkdtemp(t.directory));
@@ -322,7 +390,8 @@ static void run_on_uring(fiber_fn void (*scene)(struct trio *t), unsigned copies
     assert_int_equal(system(command), 0);
 }
 
-void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds)
+static void run_seeds(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds,
+                      enum cluster_recovery recovery)
 {
     const char *only = getenv("SEED"), *more = getenv("SEEDS");
     if (more && seeds > 0)
@@ -332,15 +401,31 @@ void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsig
             continue;
         if (getenv("VERBOSE"))
             fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
-        run_on_sim(scene, copies, seed);
+        run_on_sim(scene, copies, seed, recovery);
     }
+}
+
+void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds)
+{
+    run_seeds(scene, copies, seeds, CLUSTER_RECOVERY_OFF);
 }
 
 void trio_run(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds)
 {
     if (!getenv("SEED"))
-        run_on_uring(scene, copies);
+        run_on_uring(scene, copies, CLUSTER_RECOVERY_OFF);
     trio_run_sim(scene, copies, seeds);
+}
+
+void trio_run_recovery(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds)
+{
+    run_seeds(scene, copies, seeds, CLUSTER_RECOVERY_ON);
+}
+
+void trio_run_recovery_real(fiber_fn void (*scene)(struct trio *t), unsigned copies)
+{
+    if (!getenv("SEED"))
+        run_on_uring(scene, copies, CLUSTER_RECOVERY_ON);
 }
 
 /* --- work --- */

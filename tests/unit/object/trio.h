@@ -30,6 +30,7 @@ struct trio {
     struct sim_cs *sim_cs;
     uint64_t seed;
     unsigned copies, group_count;
+    enum cluster_recovery recovery;
     fiber_fn void (*scene)(struct trio *t);
     struct trio_node nodes[TRIO_NODES];
     char directory[64], spec[160];
@@ -41,10 +42,13 @@ struct trio {
  * seeds. */
 void trio_run(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds);
 void trio_run_sim(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds);
+/* The same with a leader that lets nodes leave and join. */
+void trio_run_recovery_real(fiber_fn void (*scene)(struct trio *t), unsigned copies); /* io_uring */
+void trio_run_recovery(fiber_fn void (*scene)(struct trio *t), unsigned copies, unsigned seeds);
 
 /* Waits until each running node acts on a map that lists all running nodes' sessions. */
 fiber_fn void trio_settle_map(struct trio *t);
-/* All running nodes act on a map one newer, which edit() has changed as a leader would: epochs of
+/* All running nodes act on a map much newer, which edit() has changed as a leader would: epochs of
  * groups whose sets it changes follow by themselves. The cluster's own maps are not heard any more
  * until they are newer; so no node may restart afterwards. */
 fiber_fn void trio_change_map(struct trio *t, void (*edit)(void *arg, struct map *m), void *arg);
@@ -56,6 +60,11 @@ fiber_fn void trio_stop_node(struct trio *t, unsigned i);
 fiber_fn void trio_start_node(struct trio *t, unsigned i);
 /* kill -9 or power cut; simulator only. */
 fiber_fn void trio_kill_node(struct trio *t, unsigned i, bool power_cut);
+/* A running node's disk is replaced by an empty one; it is down. */
+fiber_fn void trio_wipe_node(struct trio *t, unsigned i);
+/* Waits until every running node acts on a map in which all running nodes are in sync, and nobody
+ * joins. */
+fiber_fn void trio_settle_sync(struct trio *t);
 /* Waits for fn(arg) to become true, with a deadline of a minute. */
 fiber_fn void trio_wait(struct trio *t, bool (*fn)(void *arg), void *arg);
 /* Deterministic from the seed. */

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Promise: a node that dies does not hold writes up; when it returns, with what it had or with an
+ * empty disk, it is brought to what the others have while writes go on, whatever breaks meanwhile,
+ * and then its copies are equal byte by byte (W1, W2, R1 to R3, C1, C3).
+ */
+#include "base/log.h"
+#include "workload.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOG_MODULE "test"
+
+struct progress {
+    struct workload *w;
+    uint64_t sequence;
+};
+
+/* Every writer has begun another step since, so all that were under way are answered. */
+static bool answered_more(void *arg)
+{
+    const struct progress *p = arg;
+    return p->w->sequence > p->sequence + 4 * WORKLOAD_PIPELINE;
+}
+
+static fiber_fn void wait_for_progress(struct workload *w)
+{
+    struct progress p = {w, w->sequence};
+    trio_wait(w->t, answered_more, &p);
+}
+
+static fiber_fn void finish(struct workload *w)
+{
+    struct trio *t = w->t;
+    w->steps_left = WORKLOAD_STEPS;
+    trio_wait(t, workload_ended, w);
+    for (unsigned k = 0; k < WORKLOAD_OBJECTS; k++)
+        CHECK(w->chains[k].given == w->chains[k].answered);
+    trio_settle_sync(t);
+    trio_check_equal(t);
+    for (unsigned i = 0; i < TRIO_NODES; i++)
+        workload_check(w, i);
+}
+
+/* --- a node leaves in an orderly way and returns, over real sockets --- */
+
+static fiber_fn void scene_returns(struct trio *t)
+{
+    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = 1000000};
+    workload_start(&w);
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned victim = 1 + round % 2;
+        wait_for_progress(&w);
+        trio_stop_node(t, victim);
+        wait_for_progress(&w); /* without it */
+        if (round == 2)
+            trio_wipe_node(t, victim);
+        trio_start_node(t, victim);
+        trio_settle_sync(t);
+    }
+    finish(&w);
+}
+
+static void test_returns(void **state)
+{
+    trio_run_recovery_real(scene_returns, 3);
+    trio_run_recovery(scene_returns, 3, 20);
+}
+
+/* --- nodes are killed while writing, connections break --- */
+
+static fiber_fn void scene_killed(struct trio *t)
+{
+    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = 1000000};
+    w.objects = t->seed % 3 ? WORKLOAD_OBJECTS : 1;
+    workload_start(&w);
+    for (unsigned i = 0; i < 6; i++) {
+        unsigned victim = 1 + (unsigned)(trio_random(t) % 2);
+        CHECK(fiber_sleep(t->rt, trio_random(t) % (20 * NS_PER_MS)) == 0);
+        if (trio_objects(t, victim)) {
+            trio_kill_node(t, victim, trio_random(t) % 2);
+            if (trio_random(t) % 2)
+                wait_for_progress(&w);
+            if (trio_random(t) % 4 == 0 && trio_objects(t, 3 - victim)) {
+                trio_wipe_node(t, victim);
+            }
+        }
+        CHECK(fiber_sleep(t->rt, trio_random(t) % (200 * NS_PER_MS)) == 0);
+        trio_start_node(t, victim);
+        for (unsigned k = (unsigned)(trio_random(t) % 20); k > 0; k--) {
+            workload_drop_link(t);
+            CHECK(fiber_sleep(t->rt, trio_random(t) % (5 * NS_PER_MS)) == 0);
+        }
+        if (trio_random(t) % 2)
+            trio_settle_sync(t);
+    }
+    finish(&w);
+}
+
+static void test_killed(void **state)
+{
+    trio_run_recovery(scene_killed, 3, 40);
+}
+
+int main(void)
+{
+    log_level = getenv("VERBOSE") ? LOG_DEBUG : LOG_ERROR;
+    if (getenv("ONLY"))
+        cmocka_set_test_filter(getenv("ONLY"));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_returns),
+        cmocka_unit_test(test_killed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
