@@ -51,7 +51,13 @@ uint8_t *sim_disk_bytes(struct sim *s, const char *path);
 /* Fault plan of one disk: counts operations (writes, flushes, zeros and discards together; reads
  * apart) and acts at the n-th from now (1 is the next). The operation itself fails, or is in flight
  * at the crash. `op` stands for its class; a plan replaces the one before. */
-enum sim_fault { SIM_FAULT_NONE, SIM_FAULT_EIO_ONCE, SIM_FAULT_EIO_FROM, SIM_FAULT_CRASH };
+enum sim_fault {
+    SIM_FAULT_NONE,
+    SIM_FAULT_EIO_ONCE,
+    SIM_FAULT_EIO_FROM,
+    SIM_FAULT_CRASH, /* the power goes */
+    SIM_FAULT_KILL,  /* kill -9 */
+};
 void sim_disk_fault(struct sim *s, const char *path, enum disk_op op, enum sim_fault fault,
                     uint64_t nth);
 /* From now on the disk is a sparse file on a file system with `room` bytes left: every block that
@@ -64,6 +70,8 @@ void sim_disk_device(struct sim *s, const char *path, uint32_t unit);
 uint64_t sim_disk_hole_writes(struct sim *s, const char *path);
 /* From now on every operation takes `factor` times as long; 1: as usual. */
 void sim_disk_slow(struct sim *s, const char *path, unsigned factor);
+/* From now on a failed flush loses nothing: a later one makes durable what it did not. */
+void sim_disk_honest(struct sim *s, const char *path);
 /* Flips one bit of what the disk holds there, on the medium and in its cache. */
 void sim_disk_flip(struct sim *s, const char *path, uint64_t offset, unsigned bit);
 /* Operations of op's class since the disk was made. */

@@ -42,6 +42,7 @@ struct sim_disk {
     bool *backed;           /* D5, per block; NULL: not sparse */
     uint64_t room, hole_writes;
     unsigned slowness;
+    bool honest; /* not D6 */
 };
 
 struct write_record {
@@ -288,7 +289,7 @@ static void io_succeed(struct sim *s, struct sim_io *x)
 static void io_fail(struct sim *s, struct sim_io *x)
 {
     struct sim_disk *d = x->opened->disk;
-    if (x->io->op == DISK_FLUSH)
+    if (x->io->op == DISK_FLUSH && !d->honest)
         forget_some(s, d, x->flushes_through);
     else if (x->io->op == DISK_WRITE)
         land_partly(s, d, record_of(s, x->io), FATE_MIXED);
@@ -323,8 +324,9 @@ static int meet_fault(struct sim_opened *o, enum disk_op op)
     enum sim_fault fault = plan->fault;
     if (fault != SIM_FAULT_EIO_FROM)
         plan->fault = SIM_FAULT_NONE;
-    if (fault == SIM_FAULT_CRASH) {
-        sim_node_die(sim_node_of(o->base.rt), SIM_POWER_CUT);
+    if (fault == SIM_FAULT_CRASH || fault == SIM_FAULT_KILL) {
+        sim_node_die(sim_node_of(o->base.rt),
+                     fault == SIM_FAULT_KILL ? SIM_KILLED : SIM_POWER_CUT);
         return 0;
     }
     return -EIO;
@@ -507,6 +509,13 @@ void sim_disk_slow(struct sim *s, const char *path, unsigned factor)
     struct sim_disk *d = find_disk(s, path);
     ASSERT(d && factor > 0);
     d->slowness = factor;
+}
+
+void sim_disk_honest(struct sim *s, const char *path)
+{
+    struct sim_disk *d = find_disk(s, path);
+    ASSERT(d);
+    d->honest = true;
 }
 
 void sim_disk_flip(struct sim *s, const char *path, uint64_t offset, unsigned bit)

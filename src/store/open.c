@@ -223,7 +223,11 @@ static fiber_fn int open_stages(struct store *s, const char *path,
         r = replay_log(s);
     if (r < 0 || s->read_only)
         return r;
-    r = ahead_at_open(s);
+    /* G1: what was replayed may have been complete in the disk's cache only, if its writer was
+     * killed; our first commit must not be there without it. */
+    r = store_flush_disk(s);
+    if (r == 0)
+        r = ahead_at_open(s);
     if (r == 0)
         r = settle_log(s);
     return r == 0 ? start_fibers(s) : r;

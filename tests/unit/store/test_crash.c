@@ -3,6 +3,8 @@
  * Promise S1: after a power cut at any write or flush, unflushed writes lost, kept or torn, every
  * answered change is there and the one under way is there wholly or not at all (S4); check finds
  * the disk consistent before and after the replay (S2), and the tail is never taken for damage.
+ * Also when the power goes while the store is opened after a kill -9, whose last commit was complete
+ * in the disk's cache and never flushed.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -152,7 +154,10 @@ static void run_seed(uint64_t seed, unsigned rounds, uint64_t size, enum disk_du
     sim_do(run->sim, run->rt, format_fiber, run);
     for (run->round = 0; run->round < rounds && run->error[0] == '\0'; run->round++) {
         uint64_t nth = 1 + work_random(&run->workers[0], run->round % 3 == 0 ? 30 : 600);
-        sim_disk_fault(run->sim, "disk", DISK_WRITE, SIM_FAULT_CRASH, nth);
+        enum sim_fault fault = run->round % 2 == 1 ? SIM_FAULT_KILL : SIM_FAULT_CRASH;
+        if (run->round > 0 && run->round % 2 == 0) /* after a kill, and soon */
+            nth = 1 + work_random(&run->workers[0], 6);
+        sim_disk_fault(run->sim, "disk", DISK_WRITE, fault, nth);
         sim_do(run->sim, run->rt, round_fiber, run);
         sim_disk_fault(run->sim, "disk", DISK_WRITE, SIM_FAULT_NONE, 0);
     }
