@@ -2,7 +2,8 @@
 /*
  * The nemesis. One fiber draws when, what and to whom; what lasts is healed by a fiber of its own.
  *
- * F1 Only one node of a seed has rotten blocks: a copy of each object stays good.
+ * F1 Only one node of a seed has rotten blocks, or a disk that loses what it had taken: a copy of
+ *    each object stays good.
  */
 #include "sim/cluster/faults.h"
 #include <stdlib.h>
@@ -127,6 +128,17 @@ static void drop_conns(struct world *w)
     }
 }
 
+/* F1: a flush fails, and what it should have made durable goes at a later power cut. */
+static void lie(struct world *w)
+{
+    struct node *n = &w->nodes[w->plan.seed % w->plan.nodes];
+    world_note(w, "fault lying-disk: node %s", n->name);
+    if (dice(w, 3) == 0)
+        node_die(n, DEATH_POWER, dice(w, w->plan.down_ns_max));
+    else
+        sim_disk_fault(w->sim, n->disk, DISK_WRITE, SIM_FAULT_EIO_ONCE, 1 + dice(w, 30));
+}
+
 /* F1 */
 static bool rot_block(struct world *w)
 {
@@ -194,6 +206,9 @@ static bool strike(struct world *w, enum fault_kind kind)
         return true;
     case FAULT_CUT_AT_IO:
         plan_disk_fault(w, DISK_WRITE, SIM_FAULT_CRASH);
+        return true;
+    case FAULT_LYING_DISK:
+        lie(w);
         return true;
     case FAULT_ROT:
         return rot_block(w);

@@ -9,6 +9,9 @@
 #include "sim/cluster/work.h"
 #include "sim/cluster/world.h"
 
+/* Until a node whose store has lost something joins its groups anew. */
+#define LYING_DISKS 0
+
 const char *const fault_names[FAULT_KIND_COUNT] = {
     [FAULT_POWER_CUT] = "power-cut",
     [FAULT_KILL] = "kill",
@@ -26,6 +29,7 @@ const char *const fault_names[FAULT_KIND_COUNT] = {
     [FAULT_CUT_AT_IO] = "cut-at-io",
     [FAULT_ROT] = "rot",
     [FAULT_FULL_DISK] = "full-disk",
+    [FAULT_LYING_DISK] = "lying-disk",
 };
 
 static uint64_t between(uint64_t *state, uint64_t min, uint64_t max)
@@ -74,7 +78,23 @@ static void draw_faults(struct plan *p, uint64_t *state)
     p->silent_ns_max = draw(state, 3) ? 0 : NS_PER_MS << draw(state, 14);
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++)
         p->faults[i] = p->fault_period_ns > 0 && draw(state, 3) == 0;
-    p->faults[FAULT_ROT] = p->faults[FAULT_ROT] && p->copies > 1;
+}
+
+/* A disk that loses what it had taken, or rots, is a copy that is lost: then no other fault may take
+ * others. */
+static void choose_lossy(struct plan *p)
+{
+    static const enum fault_kind others[] = {
+        FAULT_POWER_CUT, FAULT_KILL,      FAULT_POWER_CUT_ALL, FAULT_RESTART,   FAULT_PARTITION,
+        FAULT_ONE_WAY,   FAULT_STORE_CUT, FAULT_STORE_OUTAGE,  FAULT_IO_ERROR,  FAULT_CUT_AT_IO,
+        FAULT_FULL_DISK, FAULT_READ_ERROR,
+    };
+    bool possible = p->fault_period_ns > 0 && p->copies > 1;
+    p->faults[FAULT_ROT] = possible && p->seed % 12 == 1;
+    p->faults[FAULT_LYING_DISK] = possible && p->seed % 12 == 2 && LYING_DISKS;
+    bool lossy = p->faults[FAULT_ROT] || p->faults[FAULT_LYING_DISK];
+    for (unsigned i = 0; lossy && i < ARRAY_SIZE(others); i++)
+        p->faults[others[i]] = false;
 }
 
 void plan_draw(struct plan *p, uint64_t seed)
@@ -84,6 +104,7 @@ void plan_draw(struct plan *p, uint64_t seed)
     draw_shape(p, &state);
     draw_work(p, &state);
     draw_faults(p, &state);
+    choose_lossy(p);
 }
 
 void plan_set_nodes(struct plan *p, unsigned nodes)

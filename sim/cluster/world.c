@@ -116,7 +116,8 @@ static fiber_fn int join_cluster(struct node *n)
                                 .zone = n->zone,
                                 .address = listener_address(n->listener),
                                 .admin = n->name,
-                                .weight = 1024};
+                                .weight = 1024,
+                                .inexact = store_is_inexact(n->store)};
     store_ids(n->store, &o.store_uuid, &o.store_cluster);
     int r = sim_cs_open(n->rt, w->cs, &o.cs);
     if (r < 0)
@@ -147,6 +148,8 @@ static fiber_fn void start_main(void *arg)
     struct node *n = arg;
     const char *step = "store";
     int r = open_store(n);
+    if (r == 0 && store_is_inexact(n->store) && !n->w->plan.faults[FAULT_LYING_DISK])
+        world_wrong(n->w, "the store of node %s has lost something (S1)", n->name);
     if (r == 0) {
         step = "listen";
         r = net_listen(n->rt, "tcp:127.0.0.1:0", &n->listener);
@@ -455,6 +458,8 @@ static void make_node(struct world *w, unsigned i)
     ASSERT(sim_disk_new(w->sim, n->disk, w->plan.disk_bytes, DISK_WRITE_BACK) == 0);
     if (w->plan.faults[FAULT_FULL_DISK])
         sim_disk_sparse(w->sim, n->disk, w->plan.disk_bytes);
+    if (!w->plan.faults[FAULT_LYING_DISK])
+        sim_disk_honest(w->sim, n->disk);
 }
 
 void world_start(struct world *w)

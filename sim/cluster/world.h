@@ -34,6 +34,7 @@ enum fault_kind {
     FAULT_CUT_AT_IO,
     FAULT_ROT,
     FAULT_FULL_DISK,
+    FAULT_LYING_DISK,
     FAULT_KIND_COUNT,
 };
 extern const char *const fault_names[FAULT_KIND_COUNT];
