@@ -325,8 +325,7 @@ static int meet_fault(struct sim_opened *o, enum disk_op op)
     if (fault != SIM_FAULT_EIO_FROM)
         plan->fault = SIM_FAULT_NONE;
     if (fault == SIM_FAULT_CRASH || fault == SIM_FAULT_KILL) {
-        sim_node_die(sim_node_of(o->base.rt),
-                     fault == SIM_FAULT_KILL ? SIM_KILLED : SIM_POWER_CUT);
+        sim_node_die(sim_node_of(o->base.rt), fault == SIM_FAULT_KILL ? SIM_KILLED : SIM_POWER_CUT);
         return 0;
     }
     return -EIO;

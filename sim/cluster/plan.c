@@ -80,14 +80,14 @@ static void draw_faults(struct plan *p, uint64_t *state)
         p->faults[i] = p->fault_period_ns > 0 && draw(state, 3) == 0;
 }
 
-/* A disk that loses what it had taken, or rots, is a copy that is lost: then no other fault may take
- * others. */
+/* A disk that loses what it had taken, or rots, is a copy that is lost: then no other fault may
+ * take others. */
 static void choose_lossy(struct plan *p)
 {
     static const enum fault_kind others[] = {
-        FAULT_POWER_CUT, FAULT_KILL,      FAULT_POWER_CUT_ALL, FAULT_RESTART,   FAULT_PARTITION,
-        FAULT_ONE_WAY,   FAULT_STORE_CUT, FAULT_STORE_OUTAGE,  FAULT_IO_ERROR,  FAULT_CUT_AT_IO,
-        FAULT_FULL_DISK, FAULT_READ_ERROR,
+        FAULT_POWER_CUT, FAULT_KILL,      FAULT_POWER_CUT_ALL, FAULT_RESTART,
+        FAULT_PARTITION, FAULT_ONE_WAY,   FAULT_STORE_CUT,     FAULT_STORE_OUTAGE,
+        FAULT_IO_ERROR,  FAULT_CUT_AT_IO, FAULT_FULL_DISK,     FAULT_READ_ERROR,
     };
     bool possible = p->fault_period_ns > 0 && p->copies > 1;
     p->faults[FAULT_ROT] = possible && p->seed % 12 == 1;

@@ -314,11 +314,12 @@ static fiber_fn void verify_stores(struct verify *v)
         w->nodes[i].start_at_ns = UINT64_MAX;
         node_stop(&w->nodes[i]);
     }
-    w->over = true; /* nobody is started again */
+    w->ending = true; /* nobody is started again */
     while (!all_are(w, NODE_DOWN))
         fiber_sleep(w->rt, 10 * NS_PER_MS);
     for (unsigned i = 0; i < w->plan.nodes; i++)
         verify_store(v, &w->nodes[i]);
+    w->over = true;
 }
 
 static fiber_fn void verify_main(void *arg)

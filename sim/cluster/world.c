@@ -276,7 +276,7 @@ static void watch_node(struct node *n)
 {
     struct world *w = n->w;
     uint64_t now = sim_now(w->sim);
-    if (n->state == NODE_DOWN && n->may_start && now >= n->start_at_ns)
+    if (n->state == NODE_DOWN && n->may_start && !w->ending && now >= n->start_at_ns)
         node_start(n);
     if (n->state == NODE_UP && (store_failed(n->store) || cluster_cs(n->cluster)->lost)) {
         world_note(w, "node %s: leaves: %s", n->name,

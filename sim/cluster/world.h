@@ -100,7 +100,7 @@ struct world {
     uint64_t process_count;
     uint64_t trace; /* hash of everything that happened */
     uint64_t fault_random;
-    bool verbose, formatted, healing, outage, over;
+    bool verbose, formatted, healing, outage, ending, over;
     unsigned running; /* fibers of guests and faults */
     const char *stage;
     struct sim_stats stats;

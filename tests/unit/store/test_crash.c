@@ -3,8 +3,8 @@
  * Promise S1: after a power cut at any write or flush, unflushed writes lost, kept or torn, every
  * answered change is there and the one under way is there wholly or not at all (S4); check finds
  * the disk consistent before and after the replay (S2), and the tail is never taken for damage.
- * Also when the power goes while the store is opened after a kill -9, whose last commit was complete
- * in the disk's cache and never flushed.
+ * Also when the power goes while the store is opened after a kill -9, whose last commit was
+ * complete in the cache of the disk and never flushed.
  */
 #include <setjmp.h>
 #include <stdarg.h>
