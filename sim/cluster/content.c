@@ -408,6 +408,8 @@ static bool narrow(struct unit *u, uint64_t value, const struct content_read *r,
         c->configs[c->config_count++] = (struct config){.value = value};
     }
     c->anything = false;
+    if (c->config_count < count)
+        u->events++; /* a read that runs beside this one may have come before what this one saw */
     drop_gone(c, r->process, r->begun_at, view);
     simplify(u);
     return true;

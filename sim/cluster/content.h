@@ -23,7 +23,7 @@ struct cloud;
 struct unit {
     uint64_t value;      /* when there is no doubt */
     struct cloud *cloud; /* NULL: none */
-    uint32_t events;     /* begins and ends of changes */
+    uint32_t events;     /* begins and ends of changes, and what reads have shown */
 };
 
 /* A change that was begun, for reads that run beside it. */

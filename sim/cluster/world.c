@@ -196,6 +196,8 @@ static fiber_fn void stop_main(void *arg)
         if (fiber_sleep(n->rt, 10 * NS_PER_MS) < 0)
             break; /* the supervisor's patience is at its end */
     }
+    while (!list_empty(&n->calls))
+        waitq_wait(&n->idle);
     volumes_stop(n->volumes);
     objects_stop(n->objects);
     cluster_stop(n->cluster);
@@ -226,6 +228,7 @@ static struct node *node_of_rt(struct world *w, const struct rt *rt)
 static void call_end(struct call *c, int result)
 {
     list_remove(&c->link);
+    waitq_wake_all(&c->node->idle);
     c->ended = true;
     c->result = result;
     waitq_wake_all(&c->waiters);
@@ -249,6 +252,7 @@ static void on_death(void *arg, struct rt *rt)
     n->cluster = NULL;
     n->store = NULL;
     n->guest_count = 0;
+    waitq_init(&n->idle); /* its waiters are dead */
     while (!list_empty(&n->calls))
         call_end(list_first(&n->calls, struct call, link), -EOWNERDEAD);
     if (!n->may_start) {
@@ -454,6 +458,7 @@ static void make_node(struct world *w, unsigned i)
     snprintf(n->disk, sizeof(n->disk), "disk-%u", i);
     memset(n->uuid.bytes, 0x11 + (int)i, sizeof(n->uuid.bytes));
     list_init(&n->calls);
+    waitq_init(&n->idle);
     n->may_start = true;
     ASSERT(sim_disk_new(w->sim, n->disk, w->plan.disk_bytes, DISK_WRITE_BACK) == 0);
     if (w->plan.faults[FAULT_FULL_DISK])
