@@ -75,7 +75,7 @@ struct node {
     struct cluster *cluster;
     struct objects *objects;
     struct volumes *volumes;
-    struct waitq idle; /* some call has ended */
+    struct waitq idle;    /* some call has ended */
     struct list calls;    /* struct call */
     unsigned guest_count; /* sessions of guests */
 };

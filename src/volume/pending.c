@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "volume/instance.h"
+#include "volume/sweep.h"
 
 #define LOG_MODULE "volume"
 
@@ -248,6 +249,8 @@ static fiber_fn int finish(struct instance *in, const struct record *rec, enum p
     struct commit commit = {.vid = image->vid};
     if (!r)
         r = lease_edit(in, other, edit_commit, &commit);
+    if (!r && kind == PENDING_ROLLBACK)
+        sweep_trash_soon(in->vs); /* of the image before, also when another node had begun it */
     if (!r)
         r = serve_new_image(in, kind, &commit.image, version);
     if (r && !in->failed)

@@ -10,7 +10,6 @@
 #include <string.h>
 #include "base/err.h"
 #include "volume/handle.h"
-#include "volume/sweep.h"
 
 /* --- the pending edits --- */
 
@@ -169,7 +168,6 @@ fiber_fn int volume_rollback(struct volumes *vs, const char *name, const char *t
                                 name);
     if (r)
         return volume_error_of(ret_error, r, "roll back", name);
-    sweep_trash_soon(vs);
     return 0;
 }
 

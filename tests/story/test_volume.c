@@ -412,6 +412,39 @@ static fiber_fn void term_step(struct story *s)
     check_exact(s);
 }
 
+/* --- a rollback that its node does not live to finish --- */
+
+static fiber_fn void rollback_main(void *arg)
+{
+    struct story *s = arg;
+    volume_rollback(s->vs, "a", "s", NULL);
+}
+
+static fiber_fn void rollback_step(struct story *s)
+{
+    fill_and_freeze(s);
+    put(s->v, 0, 4096, 1);
+    volume_close(s->v);
+    fiber_sleep(s->g->rt, 200 * NS_PER_MS); /* its grace */
+    CHECK(fiber_spawn(s->g->rt, "rollback", rollback_main, s) == 0);
+}
+
+/* Nobody wakes the leader after the takeover: who finishes the rollback sees to its trash. */
+static void test_rollback_cut(void)
+{
+    for (uint64_t delay_ns = 0; delay_ns < 10 * NS_PER_MS; delay_ns += 500 * NS_PER_US) {
+        struct story s = {0};
+        begin(&s, "P1: a rollback is finished by another node, which reclaims the image before");
+        on(&s, 0, rollback_step);
+        sim_run(s.h.sim, sim_now(s.h.sim) + delay_ns);
+        gateway_crash(&s.h.gateways[0], true);
+        gateway_start(&s.h.gateways[0]);
+        sim_run(s.h.sim, sim_now(s.h.sim) + NS_PER_S);
+        on(&s, 1, just_open);
+        end(&s);
+    }
+}
+
 /* --- costs: the same at any size --- */
 
 static fiber_fn uint64_t snapshot_changes(struct story *s, const char *tag)
@@ -459,5 +492,6 @@ int main(void)
     simple("W3: a term is renewed in time", term_step);
     simple("a snapshot costs one block write", cost_step);
     test_sweep();
+    test_rollback_cut();
     return 0;
 }
