@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three daemons whose cluster store is a real ZooKeeper: daemons and the ensemble die under load."""
+import re
+import signal
+import threading
+
+import pytest
+
+from harness.processes import SHEEP, run
+from harness.rawnbd import Gone
+from harness.verifier import BLOCK, Verifier, connect, flush
+from harness.waiting import measure_for, wait_for
+from harness.zookeeper import ZooKeeper
+
+BLOCKS = 4096  # 16 MiB
+TIMEOUT_S = 6
+
+
+@pytest.fixture
+def zookeeper():
+    server = ZooKeeper()
+    try:
+        yield server.start()
+    finally:
+        server.destroy()
+
+
+@pytest.fixture
+def cluster(make_cluster, zookeeper):
+    made = make_cluster(3)
+    made.spec = zookeeper.spec(TIMEOUT_S)
+    return made.up()
+
+
+class Load(threading.Thread):
+    """A verifier's writes on a thread of their own, until stop()."""
+
+    def __init__(self, verifier, connection):
+        super().__init__(daemon=True)
+        self.verifier, self.connection = verifier, connection
+        self.stopping = threading.Event()
+        self.stood, self.error = None, None
+
+    def run(self):
+        try:
+            self.stood = self.verifier.load(self.connection, self.stopping.is_set)
+        except Exception as error:  # told by stop()
+            self.error = error
+
+    def wait_progress(self, deadline_s=60):
+        before = self.verifier.writes_answered
+        wait_for(lambda: self.error or self.verifier.writes_answered >= before + 50, "writes to be answered", deadline_s)
+
+    def stop(self):
+        self.stopping.set()
+        self.join(120)
+        assert not self.is_alive() and self.error is None, f"the load failed: {self.error}"
+        return self.stood
+
+
+def open_export(sheep, export, limit_s=60):
+    def attempt():
+        try:
+            return connect(sheep.nbd_unix, export)
+        except Gone:
+            return None
+
+    return wait_for(attempt, f"{export} to open on {sheep.name}", limit_s, step_s=0.1)
+
+
+@pytest.mark.limit(400)
+def test_daemons_die(cluster):
+    """A daemon that is not the gateway, then the gateway, then all at once: what was answered is there, and a daemon
+    that starts again replaces its old session at once, without waiting for it to expire."""
+    cluster.create("disk", f"{BLOCKS * BLOCK}")
+    verifier = Verifier(BLOCKS, 1)
+    for victims in ([1], [0], [0, 1, 2]):
+        gateway = cluster.sheep[0]
+        connection = open_export(gateway, "disk")
+        verifier.verify(connection)
+        load = Load(verifier, connection)
+        load.start()
+        load.wait_progress()
+        for index in victims:
+            cluster.sheep[index].kill9()
+        for index in victims:
+            cluster.sheep[index].start(wait=False)
+        for index in victims:
+            cluster.sheep[index].wait_ports()
+        cluster.wait_serving()
+        if 0 not in victims:
+            load.wait_progress()
+        assert load.stop() == (0 not in victims)
+        connection.close()
+    connection = open_export(cluster.sheep[2], "disk", limit_s=120)
+    verifier.verify(connection)
+    connection.close()
+    cluster.stop_all()
+    for sheep in cluster.sheep:
+        sheep.check_store("--data")
+
+
+@pytest.mark.limit(400)
+def test_outages(cluster, zookeeper):
+    """While ZooKeeper is away for less than two thirds of the timeout guests notice nothing; when it is away for longer
+    they wait, no daemon ends, and all goes on when it is back."""
+    cluster.create("disk", f"{BLOCKS * BLOCK}")
+    verifier = Verifier(BLOCKS, 2)
+    connection = open_export(cluster.sheep[0], "disk")
+    load = Load(verifier, connection)
+    load.start()
+    load.wait_progress()
+    zookeeper.kill9()
+    load.wait_progress()  # the data path does not ask
+    zookeeper.start()
+    load.wait_progress()
+    zookeeper.kill9()
+
+    def stands_still():
+        before = verifier.writes_answered
+        measure_for(1)
+        return verifier.writes_answered == before
+
+    wait_for(stands_still, "writes to wait: no session is confirmed", 60)
+    measure_for(TIMEOUT_S)
+    assert stands_still() and all(sheep.alive() for sheep in cluster.sheep)
+    zookeeper.start()
+    load.wait_progress(120)
+    assert load.stop()
+    flush(connection)
+    verifier.verify(connection)
+    connection.close()
+    cluster.wait_serving()
+    cluster.check()
+    cluster.stop_all()
+
+
+@pytest.mark.limit(300)
+def test_suspended_daemon_leaves(cluster):
+    """A daemon that was suspended for longer than its timeout has lost its session: it says so and ends, and is taken back
+    when it is started again."""
+    sheep = cluster.sheep[2]
+    sheep.process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: cluster.dog_json("cluster", "info")["nodes_live"] == 2, "the others to see it gone", 60)
+    sheep.process.send_signal(signal.SIGCONT)
+    sheep.process.wait(timeout=60)
+    assert sheep.process.returncode == 1 and "has ended: leaving" in sheep.log(), sheep.log_tail()
+    sheep.start()
+    cluster.wait_serving()
+    cluster.create("disk", "16M")
+    cluster.stop_all()
+
+
+def test_wrong_specs(tmp_path):
+    store = tmp_path / "store"
+    run([SHEEP, "format", store, "--size", "64M"])
+    for spec, words in (("zookeeper:", "names no cluster store"), ("zookeeper:host:0/x", "a port is a number"),
+                        ("zookeeper:127.0.0.1:2181/", "at least one name"),
+                        ("zookeeper:no-such-host.invalid/x", "cannot be resolved"),
+                        ("zookeeper:127.0.0.1?time=3", "only timeout=SECONDS")):
+        done = run([SHEEP, "run", store, "--cluster", spec, "--admin", "127.0.0.1:0", "--nbd", "127.0.0.1:0", "--peer",
+                    "127.0.0.1:0"], expect=None, limit_s=30)
+        assert done.returncode in (1, 2, 64) and re.search(re.escape(words), done.stderr), (spec, done)
