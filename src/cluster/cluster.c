@@ -158,6 +158,8 @@ fiber_fn int cluster_start(struct rt *rt, const struct cluster_options *o, struc
     }
     c->cs->on_lost = on_lost;
     c->cs->on_lost_arg = c;
+    c->cs->probe = o->probe;
+    c->cs->probe_arg = o->probe_arg;
     r = cluster_register(c);
     if (r == 0)
         r = cluster_follow(c);

@@ -30,6 +30,10 @@ struct cluster_options {
     struct uuid store_cluster; /* cluster the store belongs to, null: none */
     const char *name, *zone, *address, *admin, *nbd;
     uint32_t weight;
+    /* Says whether this node works: its session is confirmed only after it returned 0 (drivers
+     * whose sessions time out). Hangs or fails when the disk does. NULL: it always works. */
+    fiber_fn int (*probe)(void *arg);
+    void *probe_arg;
     bool inexact; /* the store may lack something: it leaves in_sync everywhere and joins anew */
     enum cluster_recovery recovery;
     /* How long after the start of this process a node that it has not seen yet is waited for before

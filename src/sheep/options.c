@@ -17,7 +17,8 @@
 #define CACHE_MIN          (1ULL << 20)
 
 static const struct option_spec run_options[] = {
-    {"cluster", 0, OPTION_TEXT, "SPEC", "cluster store (local:/var/lib/kelpie/cluster.db)"},
+    {"cluster", 0, OPTION_TEXT, "SPEC",
+     "cluster store: local:/PATH or zookeeper:HOST,…/PATH (local:/var/lib/kelpie/cluster.db)"},
     {"name", 0, OPTION_TEXT, "NAME", "name of this node (host name and start of the store's uuid)"},
     {"zone", 0, OPTION_TEXT, "ZONE", "failure domain: copies never share one (host name)"},
     {"weight", 0, OPTION_TEXT, "N", "share of the data, 1024 = 1 TiB (by the store's size)"},

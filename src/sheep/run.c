@@ -172,6 +172,13 @@ static uint32_t choose_weight(const struct node *n)
     return (uint32_t)MAX(usage.size_bytes >> 30, (uint64_t)1); /* 1024 = 1 TiB */
 }
 
+/* A node whose disk hangs must not keep its session. */
+static fiber_fn int probe_store(void *arg)
+{
+    struct node *n = arg;
+    return store_probe(n->store);
+}
+
 static fiber_fn int join_cluster(struct node *n)
 {
     const struct sheep_options *o = n->options;
@@ -181,7 +188,9 @@ static fiber_fn int join_cluster(struct node *n)
                                  .address = listen_peer(&n->listen),
                                  .admin = listen_admin(&n->listen),
                                  .nbd = listen_nbd(&n->listen),
-                                 .weight = choose_weight(n)};
+                                 .weight = choose_weight(n),
+                                 .probe = probe_store,
+                                 .probe_arg = n};
     store_ids(n->store, &co.store_uuid, &co.store_cluster);
     int r = cluster_start(n->rt, &co, &n->cluster);
     if (r < 0 && r != -ECANCELED)

@@ -322,3 +322,15 @@ fiber_fn int store_close(struct store *s)
     store_free(s);
     return r;
 }
+
+fiber_fn int store_probe(struct store *s)
+{
+    if (s->failed)
+        return s->failed;
+    void *page = aligned_alloc(STORE_BLOCK, STORE_BLOCK);
+    if (!page)
+        return -ENOMEM;
+    int r = disk_read(s->disk, 0, page, STORE_BLOCK);
+    free(page);
+    return r;
+}

@@ -72,6 +72,9 @@ bool store_is_inexact(const struct store *s);
 fiber_fn int store_mark_exact(struct store *s);
 /* 0, or the error after which the store stopped serving (a failed flush or log write is final). */
 int store_failed(const struct store *s);
+/* Reads a block of the disk, past all caches: 0 when the disk answers, or the error. Hangs as long
+ * as it does. */
+fiber_fn int store_probe(struct store *s);
 
 struct store_check_report {
     uint64_t object_count, tombstone_count, block_count, free_block_count, shared_block_count;
