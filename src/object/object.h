@@ -43,6 +43,33 @@ void objects_set_floor_lookup(struct objects *o,
                               fiber_fn int (*lookup)(void *arg, uint64_t volume,
                                                      uint64_t *ret_floor),
                               void *arg);
+/* --- messages of volume/ between two nodes (FORWARD, L4): the bodies are its own --- */
+#define OBJECT_FORWARD_PAYLOAD_MAX (1u << 20)
+struct object_forward {
+    uint16_t node;          /* received: who sends; sent: where to */
+    struct session session; /* received: of the sender, which was in the map when it connected */
+    const void *body, *payload; /* payload NULL: none */
+    uint32_t body_length, payload_length;
+};
+struct object_forward_answer {
+    struct enc body; /* owned; empty: it was not carried out */
+    void *payload;   /* NULL: none. Serving: of object_forward_buffer(). Asking: the caller's */
+    uint32_t payload_size, payload_length; /* room, and what of it is used */
+};
+/* What serves them: returns the answer's status. Runs on a fiber of its own for each message, many
+ * at once, and may wait for other nodes: nothing else waits for it (R3, W4). Not called again once
+ * NULL is set; running calls go on. Without one, messages are answered with -ESTALE. */
+typedef fiber_fn int object_forward_fn(void *arg, const struct object_forward *m,
+                                       struct object_forward_answer *ret);
+void objects_set_forward(struct objects *o, object_forward_fn *fn, void *arg);
+/* Sets ret->payload and payload_size, 4096-aligned, freed by the service. False: no room now. */
+bool object_forward_buffer(struct objects *o, struct object_forward_answer *ret, uint32_t size);
+/* Asks another node, once. Returns the answer's status; -ECONNRESET: the connection broke, or none
+ * could be made, and the message may or may not have been served; -EAGAIN without a body: no room
+ * there, it was not served; -ECANCELED: shutdown. ret->body is the caller's to enc_done(). */
+fiber_fn int object_forward(struct objects *o, const struct object_forward *m,
+                            struct object_forward_answer *ret);
+
 /* The lease holder's credentials; each request carries a copy of its present values. */
 struct object_owner {
     uint64_t volume; /* volume id */

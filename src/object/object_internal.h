@@ -116,6 +116,7 @@ struct request {
     uint8_t *body_heap; /* owned, when it did not fit */
     void *payload;      /* owned, 4096-aligned */
     bool payload_reserve, payload_borrowed;
+    bool forwarded; /* FORWARD: payloads are malloc'ed and counted (forward.c) */
     union {
         struct peer_change change;
         struct peer_read read;
@@ -151,6 +152,24 @@ uint64_t own_free_bytes(struct objects *o);
  * a small reserve of our own, because they may be waiting for us. */
 fiber_fn void *payload_get(struct objects *o, size_t size, bool *ret_reserve);
 void payload_put(struct objects *o, void *p, size_t size, bool reserve);
+
+/* --- messages of volume/ (forward.c) --- */
+/* F1 What they hold is counted by itself and bounded: they wait for other nodes, and may take no
+ * memory from those that these wait for. */
+#define FORWARD_COUNT_MAX 256u
+#define FORWARD_BYTES_MAX (32u << 20)
+struct forwards {
+    object_forward_fn *fn; /* NULL: none */
+    void *arg;
+    unsigned count;
+    size_t bytes;
+};
+/* Takes the room and the memory of one; false: there is none now, and rq->payload is NULL. */
+bool forward_take(struct request *rq);
+/* Gives it back, from request_free(). */
+void forward_free(struct request *rq);
+/* Serves and answers it, on a fiber of its own. */
+fiber_fn void forward_main(void *arg);
 
 /* --- asking one node (rpc.c) --- */
 /* Asks node `number` (maybe this one) and waits. c was made by call_init() and filled; c->on_body
@@ -336,6 +355,7 @@ struct objects {
 
     unsigned repairs_running;
     struct floor_table floors;
+    struct forwards forwards;
     struct htable locks; /* home: per object */
     struct list home_queue;
     unsigned home_running;

@@ -658,6 +658,7 @@ static fiber_fn int run(struct request *rq)
         return run_underway(rq);
     case PEER_HELLO:
     case PEER_REFS:
+    case PEER_FORWARD:
         break;
     }
     return -EINVAL;

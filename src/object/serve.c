@@ -22,6 +22,7 @@
 #define PEER_REFS_MAX     256u
 #define REQUEST_POOL_MAX  256u
 #define RESERVE_BYTES_MAX (16u << 20)
+#define DISCARD_SIZE      4096u
 
 /* --- memory of requests --- */
 
@@ -47,6 +48,7 @@ struct request *request_new(struct objects *o, struct peer *p)
     rq->reply_payload_size = 0;
     rq->payload_reserve = false;
     rq->reply_payload_reserve = false;
+    rq->forwarded = false;
     rq->metas = NULL;
     rq->meta_count = 0;
     rq->reply_inline = 0;
@@ -62,9 +64,12 @@ void request_free(struct request *rq)
     struct objects *o = rq->o;
     free(rq->body_heap);
     free(rq->metas);
-    if (!rq->payload_borrowed)
+    if (rq->forwarded)
+        forward_free(rq);
+    else if (!rq->payload_borrowed)
         payload_put(o, rq->payload, rq->header.payload_length, rq->payload_reserve);
-    payload_put(o, rq->reply_payload, rq->reply_payload_size, rq->reply_payload_reserve);
+    if (!rq->forwarded)
+        payload_put(o, rq->reply_payload, rq->reply_payload_size, rq->reply_payload_reserve);
     enc_done(&rq->reply_body);
     if (o->request_pool_count >= REQUEST_POOL_MAX) {
         free(rq);
@@ -344,6 +349,18 @@ static fiber_fn int greet(struct peer *p)
 
 /* --- requests --- */
 
+static fiber_fn int drop_payload(struct peer *p, uint32_t length)
+{
+    uint8_t discard[DISCARD_SIZE];
+    int r = 0;
+    while (length > 0 && r == 0) {
+        uint32_t n = MIN(length, DISCARD_SIZE);
+        r = conn_read(p->conn, discard, n);
+        length -= n;
+    }
+    return r;
+}
+
 /* Reads one frame into a new request. */
 static fiber_fn int read_request(struct peer *p, struct request **ret)
 {
@@ -371,8 +388,11 @@ static fiber_fn int read_request(struct peer *p, struct request **ret)
         r = conn_read(p->conn, body, h.body_length);
     if (r == 0)
         r = peer_header_check(bytes, body, h.body_length);
-    if (r == 0 && h.payload_length > 0) {
-        rq->payload = payload_get(o, h.payload_length, &rq->payload_reserve);
+    if (r == 0 && h.type == PEER_FORWARD && !forward_take(rq)) {
+        r = drop_payload(p, h.payload_length);
+    } else if (r == 0 && h.payload_length > 0) {
+        if (!rq->forwarded)
+            rq->payload = payload_get(o, h.payload_length, &rq->payload_reserve);
         r = conn_read(p->conn, rq->payload, h.payload_length);
         if (r == 0 && crc32c(0, rq->payload, h.payload_length) != h.payload_crc)
             r = -EBADMSG;
@@ -385,9 +405,30 @@ static fiber_fn int read_request(struct peer *p, struct request **ret)
     return 0;
 }
 
+/* A message of volume/ may wait for other nodes, so it may not stop the stream, and neither fences
+ * nor newer connections wait for it. One that was not begun when its session was fenced or had a
+ * newer connection never begins. */
+static int start_forward(struct peer *p, struct request *rq)
+{
+    p->inflight++;
+    rq->status = rq->forwarded ? 0 : -EAGAIN;
+    if (p->fenced) {
+        p->inflight--;
+        request_free(rq);
+        return -ECANCELED;
+    }
+    if (rq->status == 0 && fiber_spawn(p->o->rt, "peer-forward", forward_main, rq) < 0)
+        rq->status = -EAGAIN;
+    if (rq->status < 0)
+        request_reply(rq);
+    return 0;
+}
+
 /* Admits and starts one request. -EBADMSG: the sender is broken; -ECANCELED: fenced. Takes rq. */
 static fiber_fn int start_request(struct peer *p, struct request *rq)
 {
+    if (rq->header.type == PEER_FORWARD)
+        return start_forward(p, rq);
     p->inflight++;
     if (rq->header.type == PEER_LIST)
         /* A listing comes after the changes that were sent before it: L3 relies on that. */

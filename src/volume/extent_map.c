@@ -2,6 +2,7 @@
 /* volume_map(): which ranges of an open image use space. */
 #include <stdlib.h>
 #include "base/err.h"
+#include "volume/forward.h"
 #include "volume/handle.h"
 
 /* The answer while it grows: runs are merged with their left neighbour. */
@@ -104,6 +105,8 @@ static uint64_t hole_objects(const struct instance *in, uint32_t index)
 fiber_fn int volume_map(struct volume *v, uint64_t offset, uint64_t length, unsigned runs_max,
                         struct volume_run **ret, size_t *ret_count)
 {
+    if (!v->in)
+        return forward_map(v, offset, length, runs_max, ret, ret_count);
     struct instance *in = v->in;
     uint64_t end, size = in->image.object_size;
     struct runs m = {.count_max = runs_max, .end = offset};

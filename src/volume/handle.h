@@ -4,7 +4,8 @@
 #include "volume/instance.h"
 
 struct volume {
-    struct instance *in; /* a user of it */
+    struct instance *in;     /* a user of it; NULL while requests go to another node */
+    struct forward *forward; /* owned; NULL: never did */
     bool read_only;
 };
 

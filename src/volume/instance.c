@@ -15,6 +15,7 @@ struct instance *instance_new(struct volumes *vs, const char *name, const char *
         return NULL;
     in->vs = vs;
     in->references = 1;
+    in->own_idle_since_ns = clock_now(vs->rt);
     strcpy(in->name, name);
     strcpy(in->tag, tag ? tag : "");
     block_init(&in->root, 2, 0);

@@ -87,11 +87,13 @@ struct instance {
     struct volumes *vs;
     struct list link;
     enum instance_state state;
-    unsigned references; /* memory: the service's until it is gone, each user's, operation's, and
-                            fiber's */
-    unsigned users;      /* handles */
-    unsigned operations; /* snapshot, resize … */
-    bool alone;          /* one operation has it to itself: others wait before they share it */
+    unsigned references;   /* memory: the service's until it is gone, each user's, operation's, and
+                              fiber's */
+    unsigned users;        /* handles */
+    unsigned remote_users; /* of which other nodes' (forward_serve.c) */
+    uint64_t own_idle_since_ns; /* users == remote_users since then */
+    unsigned operations;        /* snapshot, resize … */
+    bool alone; /* one operation has it to itself: others wait before they share it */
     char name[VOLUME_NAME_SIZE], tag[VOLUME_NAME_SIZE];
     bool frozen;
     struct image image;
@@ -263,6 +265,14 @@ uint32_t data_span(const struct instance *in, uint32_t index);
  * `user`). */
 fiber_fn int instance_open(struct volumes *vs, const char *name, const char *tag, bool user,
                            struct instance **ret, struct volume_error *ret_error);
+/* For a handle of another node: a user, counted in remote_users, too. NULL when the image is not
+ * open here, or has failed. One that nobody uses is closed rather, so that the other node may have
+ * it. */
+fiber_fn struct instance *instance_open_remote(struct volumes *vs, const char *name);
+static inline bool instance_is_idle(const struct instance *in)
+{
+    return in->users + in->operations == 0;
+}
 /* Gives back what instance_open() gave; closes now or after the grace period. */
 fiber_fn void instance_release(struct instance *in, bool user);
 /* Closes an instance that nobody uses, at once; -EBUSY when it has users. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
+#include "volume/forward.h"
 #include "volume/handle.h"
 
 #define PART_WIDTH 8u         /* objects of one request at once */
@@ -24,29 +25,41 @@ fiber_fn int volume_open(struct volumes *vs, const char *name, const char *tag, 
     struct volume *v = calloc(1, sizeof(*v));
     if (!v)
         return volume_error_of(ret_error, -ENOMEM, "open", name);
-    int r = instance_open(vs, name, tag, true, &v->in, ret_error);
+    struct volume_error error = {0};
+    int r = instance_open(vs, name, tag, true, &v->in, &error);
+    if (r == -EBUSY && error.owner.value && (flags & VOLUME_FORWARD))
+        r = forward_open(vs, name, v, &error);
     if (r) {
+        if (ret_error)
+            *ret_error = error;
         free(v);
         return r;
     }
-    v->read_only = (flags & VOLUME_READ_ONLY) || v->in->frozen;
+    v->read_only = (flags & VOLUME_READ_ONLY) || (v->in && v->in->frozen);
     *ret = v;
     return 0;
 }
 
 fiber_fn void volume_close(struct volume *v)
 {
-    instance_release(v->in, true);
+    if (v->forward)
+        forward_close(v);
+    else
+        instance_release(v->in, true);
     free(v);
 }
 
 uint64_t volume_size(const struct volume *v)
 {
+    if (!v->in)
+        return forward_size(v->forward);
     return v->in->image.size;
 }
 
 uint32_t volume_object_size(const struct volume *v)
 {
+    if (!v->in)
+        return forward_object_size(v->forward);
     return v->in->image.object_size;
 }
 
@@ -57,6 +70,8 @@ bool volume_is_read_only(const struct volume *v)
 
 const char *volume_name(const struct volume *v)
 {
+    if (!v->in)
+        return forward_name(v->forward);
     return v->in->name;
 }
 
@@ -121,6 +136,8 @@ static fiber_fn int punch_piece(struct instance *in, const struct piece *p, void
 
 fiber_fn int volume_read(struct volume *v, uint64_t offset, uint32_t length, void *buffer)
 {
+    if (!v->in)
+        return forward_read(v, offset, length, buffer);
     struct request q = {
         .in = v->in, .offset = offset, .length = length, .buffer = buffer, .fn = data_read};
     int r = check_range(v->in, offset, length);
@@ -148,6 +165,8 @@ fiber_fn int volume_write(struct volume *v, uint64_t offset, uint32_t length, co
                         .length = length,
                         .buffer = (void *)buffer,
                         .fn = write_piece};
+    if (!v->in)
+        return v->read_only ? -EROFS : forward_write(v, offset, length, buffer);
     int r = begin_change(v, offset, length);
     if (r)
         return r;
@@ -159,6 +178,8 @@ fiber_fn int volume_write(struct volume *v, uint64_t offset, uint32_t length, co
 fiber_fn int volume_flush(struct volume *v)
 {
     struct instance *in = v->in;
+    if (!in)
+        return forward_flush(v);
     if (in->frozen)
         return 0;
     uint64_t seen = version_make(in->owner.term, in->sequence).value;
@@ -265,6 +286,8 @@ fiber_fn int image_zero(struct instance *in, uint64_t offset, uint64_t length)
 
 fiber_fn int volume_zero(struct volume *v, uint64_t offset, uint64_t length, unsigned flags)
 {
+    if (!v->in)
+        return v->read_only ? -EROFS : forward_zero(v, offset, length, flags);
     int r = begin_change(v, offset, length);
     if (r)
         return r;
@@ -278,6 +301,8 @@ fiber_fn int volume_zero(struct volume *v, uint64_t offset, uint64_t length, uns
 
 fiber_fn int volume_discard(struct volume *v, uint64_t offset, uint64_t length)
 {
+    if (!v->in)
+        return v->read_only ? -EROFS : forward_discard(v, offset, length);
     int r = begin_change(v, offset, length);
     if (r)
         return r;

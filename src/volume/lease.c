@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/log.h"
+#include "volume/forward.h"
 #include "volume/instance.h"
 #include "volume/sweep.h"
 
@@ -103,8 +104,10 @@ static fiber_fn int wait_until_free(struct volumes *vs, const struct record *r,
         volume_error_set(ret_error, 0,
                          "volume %s is open on node %s; do it there, or close it first", r->name,
                          n->name);
-        if (ret_error)
+        if (ret_error) {
             memcpy(ret_error->redirect, n->admin, sizeof(ret_error->redirect));
+            ret_error->owner = n->session;
+        }
         return -EBUSY;
     }
     log_info("volume %s was left open by a node that is gone; taking it over", r->name);
@@ -346,11 +349,6 @@ static fiber_fn int open_snapshot(struct instance *in, struct volume_error *ret_
 
 /* --- the table of open images --- */
 
-static bool is_idle(const struct instance *in)
-{
-    return in->users + in->operations == 0;
-}
-
 /* Leaves nothing to do for the next owner; 0, or why that cannot be now. */
 static fiber_fn int close_working(struct instance *in)
 {
@@ -385,7 +383,7 @@ static bool reopen(struct instance *in, int why)
 
 fiber_fn void instance_close(struct instance *in)
 {
-    ASSERT(in->state == INSTANCE_OPEN && is_idle(in));
+    ASSERT(in->state == INSTANCE_OPEN && instance_is_idle(in));
     timer_cancel(&in->grace);
     instance_set_state(in, INSTANCE_CLOSING);
     if (in->frozen) {
@@ -410,7 +408,7 @@ fiber_fn void instance_close(struct instance *in)
 static fiber_fn void grace_over(void *arg)
 {
     struct instance *in = arg;
-    if (in->state == INSTANCE_OPEN && is_idle(in))
+    if (in->state == INSTANCE_OPEN && instance_is_idle(in))
         instance_close(in);
     instance_unref(in);
 }
@@ -430,10 +428,12 @@ fiber_fn void instance_release(struct instance *in, bool user)
     unsigned *count = user ? &in->users : &in->operations;
     ASSERT(*count > 0);
     --*count;
+    if (in->users == in->remote_users)
+        in->own_idle_since_ns = clock_now(in->vs->rt);
     if (!user && in->operations == 0)
         in->alone = false;
     waitq_wake_all(&in->vs->instances_changed);
-    if (is_idle(in) && in->state == INSTANCE_OPEN) {
+    if (instance_is_idle(in) && in->state == INSTANCE_OPEN) {
         if (in->failed || in->vs->stopping || in->vs->grace_ns == 0)
             instance_close(in);
         else
@@ -450,7 +450,7 @@ fiber_fn int instance_close_idle(struct volumes *vs, const char *name, const cha
             return 0;
         if (in->users > 0)
             return -EBUSY;
-        if (in->state == INSTANCE_OPEN && is_idle(in))
+        if (in->state == INSTANCE_OPEN && instance_is_idle(in))
             instance_close(in);
         else
             waitq_wait(&vs->instances_changed);
@@ -485,17 +485,56 @@ void instance_drop(struct instance *in)
     in->owner.cancelled = true;
 }
 
+static fiber_fn void evict(struct instance *in)
+{
+    instance_ref(in);
+    forward_evict(in);
+    instance_unref(in);
+}
+
 /* An open instance to share, or NULL when there is none. */
 static fiber_fn struct instance *find_open(struct volumes *vs, const char *name, const char *tag)
 {
     for (;;) {
         struct instance *in = instance_find(vs, name, tag);
-        if (!in || (in->state == INSTANCE_OPEN && !in->alone && !(in->failed && is_idle(in))))
+        if (in && in->failed && in->remote_users > 0) {
+            evict(in);
+            continue;
+        }
+        if (in && in->remote_users > 0 && forward_has_dead(in)) {
+            waitq_wait(&vs->forward.changed); /* FS3 */
+            continue;
+        }
+        if (!in ||
+            (in->state == INSTANCE_OPEN && !in->alone && !(in->failed && instance_is_idle(in))))
             return in;
         if (in->state == INSTANCE_OPEN && !in->alone)
             instance_close(in); /* failed, and its last user is gone: begin anew */
         else
             waitq_wait(&vs->instances_changed);
+    }
+}
+
+static struct instance *use(struct instance *in, bool user)
+{
+    timer_cancel(&in->grace);
+    timer_init(&in->grace, in->vs->rt, grace_fire);
+    in->users += user;
+    in->operations += !user;
+    return instance_ref(in);
+}
+
+fiber_fn struct instance *instance_open_remote(struct volumes *vs, const char *name)
+{
+    for (bool tried = false;; tried = true) {
+        struct instance *in = find_open(vs, name, NULL);
+        if (!in || in->failed || vs->stopping)
+            return NULL;
+        if (tried || !instance_is_idle(in)) {
+            in->remote_users++;
+            return use(in, true);
+        }
+        instance_close(in);
     }
 }
 
@@ -527,10 +566,6 @@ fiber_fn int instance_open(struct volumes *vs, const char *name, const char *tag
         }
         instance_set_state(in, INSTANCE_OPEN);
     }
-    timer_cancel(&in->grace);
-    timer_init(&in->grace, vs->rt, grace_fire);
-    in->users += user;
-    in->operations += !user;
-    *ret = instance_ref(in);
+    *ret = use(in, user);
     return 0;
 }

@@ -26,6 +26,7 @@ int volume_error_set(struct volume_error *ret, int r, const char *format, ...)
     vsnprintf(ret->text, sizeof(ret->text), format, args);
     va_end(args);
     ret->redirect[0] = '\0';
+    ret->owner = (struct session){0};
     return r;
 }
 
@@ -102,6 +103,12 @@ fiber_fn int volumes_start(struct rt *rt, struct cluster *cluster, struct object
         free(vs);
         return r;
     }
+    r = forward_start(vs);
+    if (r) {
+        sweep_stop(vs);
+        free(vs);
+        return r;
+    }
     objects_set_floor_lookup(objects, look_up_floor, vs);
     *ret = vs;
     return 0;
@@ -124,7 +131,8 @@ fiber_fn void volumes_stop(struct volumes *vs)
     uint64_t deadline = clock_now(vs->rt) + STOP_WAIT_NS;
     objects_set_floor_lookup(vs->objects, NULL, NULL);
     sweep_stop(vs);
-    while (!list_empty(&vs->instances)) {
+    forward_stop(vs, deadline);
+    while (!list_empty(&vs->instances) || !forward_is_quiet(&vs->forward)) {
         struct instance *in = find_closable(vs);
         if (in) {
             instance_close(in);

@@ -3,6 +3,7 @@
  * The volume service of one node: what all its open images share. Private to volume/.
  */
 #pragma once
+#include "volume/forward.h"
 #include "volume/names.h"
 #include "volume/parallel.h"
 #include "volume/registry.h"
@@ -22,6 +23,7 @@ struct volumes {
     uint64_t delay_ns;   /* work of the index gathers that long before it is written */
     uint64_t publish_ns; /* S is published at most that often */
     struct sweeper *sweeper;
+    struct forward_service forward; /* L4 */
 };
 
 static inline struct cs *service_cs(struct volumes *vs)

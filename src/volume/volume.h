@@ -31,6 +31,7 @@ fiber_fn void volumes_stop(struct volumes *vs);
 struct volume_error {
     char text[400];
     char redirect[MAP_ADDRESS_SIZE];
+    struct session owner; /* of that node; 0: none */
 };
 
 struct volume_create_options {
@@ -91,7 +92,13 @@ fiber_fn int volume_usage(struct volumes *vs, const char *name, const char *tag_
                           struct volume_usage *ret, struct volume_error *ret_error);
 
 /* --- open and I/O --- */
-enum volume_open_flags { VOLUME_READ_ONLY = 1 };
+enum volume_open_flags {
+    VOLUME_READ_ONLY = 1,
+    /* What another node owns is not refused: the handle forwards its requests to that node (L4),
+     * and becomes the owner when that one dies or has no use for it any more. Its users see no more
+     * than a pause. */
+    VOLUME_FORWARD = 2,
+};
 /* Opens the working image (tag NULL or empty: takes the lease, after fencing and reconciling if it
  * was left unclean; a second open on this node shares it) or a snapshot (read-only, always).
  * Lock-free readers of a working image share the lease too. Returned reference is owned. */

@@ -41,7 +41,8 @@ enum peer_type {
     PEER_COMPARE = 13,
     PEER_FETCH = 14,
     PEER_UNDERWAY = 15,
-    PEER_TYPE_LAST = PEER_UNDERWAY,
+    PEER_FORWARD = 16,
+    PEER_TYPE_LAST = PEER_FORWARD,
 };
 enum peer_flags { PEER_REPLY = 1 };
 
@@ -254,3 +255,51 @@ struct peer_info {
 };
 void peer_info_encode(const struct peer_info *i, struct enc *e);
 int peer_info_decode(const void *p, size_t length, struct peer_info *ret);
+
+/* FORWARD: what a gateway asks of the one that owns a volume (L4). Payload: the data of WRITE; of
+ * the answer to READ. */
+enum peer_forward_kind {
+    PEER_FORWARD_ATTACH = 1, /* `name` */
+    PEER_FORWARD_DETACH = 2,
+    PEER_FORWARD_PREPARE = 3, /* a hand-over is near: settle what can be */
+    PEER_FORWARD_RELEASE = 4, /* hand over: close cleanly */
+    PEER_FORWARD_READ = 5,
+    PEER_FORWARD_WRITE = 6,
+    PEER_FORWARD_ZERO = 7, /* flags: those of volume_zero() */
+    PEER_FORWARD_DISCARD = 8,
+    PEER_FORWARD_FLUSH = 9,
+    PEER_FORWARD_MAP = 10, /* flags: runs wanted at most, 1 … PEER_FORWARD_RUNS_MAX */
+    PEER_FORWARD_LAST = PEER_FORWARD_MAP,
+};
+#define PEER_FORWARD_NAME_SIZE 256
+#define PEER_FORWARD_DATA_MAX  (1u << 20) /* bytes of one READ or WRITE */
+#define PEER_FORWARD_RUNS_MAX  4096u
+struct peer_forward {
+    enum peer_forward_kind kind;
+    uint64_t handle; /* of the asking side's open volume; unique in its session */
+    uint64_t id;     /* of a change (WRITE, ZERO, DISCARD): 1, 2 … per handle; else 0 */
+    uint64_t floor;  /* all changes with lower ids were answered */
+    uint64_t offset, length;
+    uint32_t flags;
+    char name[PEER_FORWARD_NAME_SIZE]; /* ATTACH, else empty */
+};
+void peer_forward_encode(const struct peer_forward *f, struct enc *e);
+int peer_forward_decode(const void *p, size_t length, struct peer_forward *ret);
+/* Answer. Its status is the request's result; an answer without body says that the request was not
+ * carried out: -ESTALE (not the owner, or such a handle is not attached), -EAGAIN (no room now). */
+struct peer_forward_run {
+    uint64_t length;
+    bool mapped;
+};
+struct peer_forward_reply {
+    bool offer; /* nobody else uses the volume here: the asking side may have it */
+    uint64_t size;
+    uint32_t object_size;
+    uint32_t run_count;
+};
+/* Then `run_count` runs follow. */
+void peer_forward_reply_encode(const struct peer_forward_reply *r, struct enc *e);
+/* Errors latch in d. */
+void peer_forward_reply_decode(struct dec *d, struct peer_forward_reply *ret);
+void peer_forward_run_encode(const struct peer_forward_run *r, struct enc *e);
+void peer_forward_run_decode(struct dec *d, struct peer_forward_run *ret);

@@ -361,3 +361,85 @@ int peer_info_decode(const void *p, size_t length, struct peer_info *ret)
         *ret = i;
     return r;
 }
+
+void peer_forward_encode(const struct peer_forward *f, struct enc *e)
+{
+    enc_u8(e, (uint8_t)f->kind);
+    enc_u64(e, f->handle);
+    enc_u64(e, f->id);
+    enc_u64(e, f->floor);
+    enc_u64(e, f->offset);
+    enc_u64(e, f->length);
+    enc_u32(e, f->flags);
+    enc_str(e, f->name);
+}
+
+static bool forward_is_change(enum peer_forward_kind kind)
+{
+    return kind == PEER_FORWARD_WRITE || kind == PEER_FORWARD_ZERO || kind == PEER_FORWARD_DISCARD;
+}
+
+static bool forward_is_sound(const struct peer_forward *f)
+{
+    bool bulk = f->kind == PEER_FORWARD_READ || f->kind == PEER_FORWARD_WRITE;
+    if (f->kind == 0 || f->handle == 0 || (f->name[0] != '\0') != (f->kind == PEER_FORWARD_ATTACH))
+        return false;
+    if (forward_is_change(f->kind) ? f->id == 0 || f->floor == 0 || f->floor > f->id : f->id != 0)
+        return false;
+    if (bulk && (f->length == 0 || f->length > PEER_FORWARD_DATA_MAX))
+        return false;
+    return f->kind != PEER_FORWARD_MAP || (f->flags > 0 && f->flags <= PEER_FORWARD_RUNS_MAX);
+}
+
+int peer_forward_decode(const void *p, size_t length, struct peer_forward *ret)
+{
+    struct dec d;
+    dec_init(&d, p, length);
+    struct peer_forward f = {0};
+    f.kind = dec_small(&d, PEER_FORWARD_LAST);
+    f.handle = dec_u64(&d);
+    f.id = dec_u64(&d);
+    f.floor = dec_u64(&d);
+    f.offset = dec_u64(&d);
+    f.length = dec_u64(&d);
+    f.flags = dec_u32(&d);
+    dec_str(&d, f.name, sizeof(f.name));
+    int r = dec_finish(&d);
+    if (r == 0 && !forward_is_sound(&f))
+        r = -EBADMSG;
+    if (r == 0)
+        *ret = f;
+    return r;
+}
+
+void peer_forward_reply_encode(const struct peer_forward_reply *r, struct enc *e)
+{
+    enc_u8(e, r->offer);
+    enc_u64(e, r->size);
+    enc_u32(e, r->object_size);
+    enc_u32(e, r->run_count);
+}
+
+void peer_forward_reply_decode(struct dec *d, struct peer_forward_reply *ret)
+{
+    ret->offer = dec_small(d, 1);
+    ret->size = dec_u64(d);
+    ret->object_size = dec_u32(d);
+    ret->run_count = dec_u32(d);
+    if (ret->run_count > PEER_FORWARD_RUNS_MAX && !d->error)
+        d->error = -EBADMSG;
+}
+
+void peer_forward_run_encode(const struct peer_forward_run *r, struct enc *e)
+{
+    enc_u64(e, r->length);
+    enc_u8(e, r->mapped);
+}
+
+void peer_forward_run_decode(struct dec *d, struct peer_forward_run *ret)
+{
+    ret->length = dec_u64(d);
+    ret->mapped = dec_small(d, 1);
+    if (ret->length == 0 && !d->error)
+        d->error = -EBADMSG;
+}

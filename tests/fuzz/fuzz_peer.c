@@ -59,6 +59,20 @@ static void fuzz_elements(const uint8_t *data, size_t size)
     }
 }
 
+static void fuzz_forward_reply(const uint8_t *data, size_t size)
+{
+    struct dec d;
+    struct peer_forward_reply reply;
+    dec_init(&d, data, size);
+    peer_forward_reply_decode(&d, &reply);
+    for (uint32_t i = 0; i < reply.run_count && !d.error; i++) {
+        struct peer_forward_run run;
+        peer_forward_run_decode(&d, &run);
+        ASSERT(d.error != 0 || run.length > 0);
+    }
+    (void)dec_finish(&d);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2)
@@ -74,7 +88,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct peer_compare compare;
     struct peer_fetch fetch;
     struct peer_fetched fetched;
-    switch (which % 12) {
+    struct peer_forward forward;
+    switch (which % 14) {
     case 0:
         fuzz_header(data, size);
         break;
@@ -113,6 +128,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 11:
         if (peer_fetched_decode(data, size, &fetched) == 0)
             ASSERT(fetched.extent_count <= PEER_EXTENT_COUNT_MAX);
+        break;
+    case 12:
+        if (peer_forward_decode(data, size, &forward) == 0) {
+            ASSERT(forward.handle > 0);
+            ASSERT(strnlen(forward.name, sizeof(forward.name)) < sizeof(forward.name));
+            ASSERT(forward.kind != PEER_FORWARD_WRITE ||
+                   (forward.length > 0 && forward.length <= PEER_FORWARD_DATA_MAX &&
+                    forward.floor <= forward.id));
+        }
+        break;
+    case 13:
+        fuzz_forward_reply(data, size);
         break;
     }
     return 0;

@@ -52,17 +52,25 @@ class Verifier:
                     self.take_answer(connection)
             return True
         except Gone:
-            for first, count, sequence in self.flight.values():
-                for block in range(first, first + count):
-                    self.unsure.setdefault(block, set()).add(sequence)
-            self.flight.clear()
-            self.busy.clear()
+            self.note_gone()
             return False
+
+    def note_gone(self):
+        """The connection broke: what is in flight may have been done or not."""
+        for first, count, sequence in self.flight.values():
+            for block in range(first, first + count):
+                self.unsure.setdefault(block, set()).add(sequence)
+        self.flight.clear()
+        self.busy.clear()
+
+    def pick(self):
+        """(first block, count) of a write."""
+        count = self.random.choice([1, 1, 1, 1, 2, 4, self.run_max])
+        return self.random.randrange(0, self.block_count - count + 1), count
 
     def submit(self, connection):
         while True:
-            count = self.random.choice([1, 1, 1, 1, 2, 4, self.run_max])
-            first = self.random.randrange(0, self.block_count - count + 1)
+            first, count = self.pick()
             blocks = range(first, first + count)
             if self.busy.isdisjoint(blocks):
                 break
@@ -103,6 +111,41 @@ class Verifier:
                                  f"unanswered {sorted(self.unsure.get(block, ()))}")
         if have:
             self.answered[block] = have
+
+
+class SharedVerifier(Verifier):
+    """One of `of` clients of one volume: writes its own runs of `run_max` blocks, and reads what the others have
+    answered, at any moment and through its own gateway."""
+
+    def __init__(self, block_count, seed, index, of, depth=16, run_max=32):
+        super().__init__(block_count, seed, depth, run_max)
+        self.index, self.of, self.reads = index, of, 0
+
+    def pick(self):
+        run = self.random.randrange(0, self.block_count // self.run_max // self.of) * self.of + self.index
+        count = self.random.choice([1, 1, 1, 2, 4, self.run_max])
+        return run * self.run_max + self.random.randrange(0, self.run_max - count + 1), count
+
+    def step(self, connection):
+        """Sends what there is room for and takes what is answered."""
+        try:
+            while len(self.flight) < self.depth:
+                self.submit(connection)
+            while self.flight and connection.answer_ready(0):
+                self.take_answer(connection)
+        except Gone:
+            self.note_gone()
+            raise
+
+    def peek(self, connection, other):
+        """Reads one of another's blocks: nothing older than answered before the read began, nothing not yet sent."""
+        if not other.answered:
+            return
+        block = self.random.choice(list(other.answered))
+        least = other.answered[block]
+        have = sequence_of(block, connection.read(block * BLOCK, BLOCK))
+        assert least <= have <= other.sequence, f"block {block}: sequence {have} after {least} was answered elsewhere"
+        self.reads += 1
 
 
 def connect(path, export, limit_s=60):

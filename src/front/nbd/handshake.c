@@ -230,7 +230,7 @@ static fiber_fn int open_when_free(struct handshake *h, const struct export_name
 {
     struct connection *c = h->c;
     struct rt *rt = c->server->rt;
-    unsigned flags = n->tag[0] ? VOLUME_READ_ONLY : 0;
+    unsigned flags = n->tag[0] ? VOLUME_READ_ONLY : VOLUME_FORWARD;
     uint64_t end = clock_now(rt) + OPEN_BUSY_WAIT_NS;
     for (;;) {
         *error = (struct volume_error){0};

@@ -20,6 +20,8 @@ void backend_dies(struct gateway *g);
 /* Trouble from now on, drawn from the seed; or none. */
 void backend_rough(struct harness *h);
 void backend_calm(struct harness *h);
+/* Trouble of the way between gateways only. */
+void backend_rough_links(struct harness *h);
 /* At rest: ledger keys that no floor has erased yet (0 where that cannot be told). */
 fiber_fn size_t backend_key_count(struct gateway *g);
 /* How many stored objects must be seen by a check: UINT64_MAX where that cannot be told. */

@@ -28,6 +28,7 @@ fiber_fn void backend_start(struct gateway *g)
 
 fiber_fn void backend_stop(struct gateway *g)
 {
+    fake_objects_stop(g->objects);
 }
 
 fiber_fn void backend_stopped(struct gateway *g)
@@ -46,6 +47,15 @@ void backend_rough(struct harness *h)
     o->stale_permille = harness_draw(h) % 4 == 0 ? 5 : 0;
     o->full_permille = harness_draw(h) % 4 == 0 ? 20 : 0;
     o->delay_ns_max = NS_PER_US << harness_draw(h) % 12;
+}
+
+void backend_rough_links(struct harness *h)
+{
+    struct fake_options *o = fake_world_options(h->world);
+    o->break_permille = harness_draw(h) % 2 ? 0 : 1u << harness_draw(h) % 8;
+    o->full_forward_permille = harness_draw(h) % 2 ? 0 : 1u << harness_draw(h) % 8;
+    o->lose_answers = harness_draw(h) % 5;
+    o->delay_ns_max = NS_PER_US << harness_draw(h) % 14;
 }
 
 void backend_calm(struct harness *h)
@@ -69,6 +79,6 @@ void backend_print(struct harness *h)
     fake_world_stats(h->world, &s);
     fprintf(stderr,
             "  %" PRIu64 " changes, %" PRIu64 " clones, %" PRIu64 " references, %" PRIu64
-            " blocks taken apart\n",
-            s.changes, s.clones, s.refs, s.cascades);
+            " blocks taken apart, %" PRIu64 " forwarded, %" PRIu64 " breaks\n",
+            s.changes, s.clones, s.refs, s.cascades, s.forwards, s.breaks);
 }

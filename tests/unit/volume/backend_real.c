@@ -68,6 +68,10 @@ void backend_rough(struct harness *h)
 {
 }
 
+void backend_rough_links(struct harness *h)
+{
+}
+
 void backend_calm(struct harness *h)
 {
 }

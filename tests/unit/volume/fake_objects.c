@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* object.h in memory. */
-#include "fake_objects.h"
+#include "fake_internal.h"
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
 #include "object/index_block.h"
-
-#define GROUP_MAX  64u
-#define VOLUME_MAX 8192u
 
 struct fake_object {
     struct list link;
@@ -19,12 +16,6 @@ struct fake_object {
     struct ledger ledger;
     uint64_t meta_version;
     unsigned drops_waiting; /* while it is being taken apart */
-};
-
-struct volume_state {
-    uint64_t volume;
-    struct term term;
-    uint64_t floor;
 };
 
 enum message_kind { MESSAGE_CHANGE, MESSAGE_READ, MESSAGE_REF, MESSAGE_MAP };
@@ -59,38 +50,15 @@ struct message {
     struct fake_object *dying;
 };
 
-struct fake_world {
-    struct sim *sim;
-    struct rt *rt;
-    uint64_t seed;
-    struct fake_options options;
-    struct list objects, messages;
-    struct waitq work;
-    struct volume_state volumes[VOLUME_MAX];
-    unsigned volume_count;
-    uint64_t group_sequence[GROUP_MAX];
-    unsigned group_dying[GROUP_MAX];
-    struct fake_stats stats;
-    struct oid refused;
-};
-
-struct objects {
-    struct fake_world *w;
-    struct rt *rt;
-    struct cluster *cluster;
-    int (*lookup)(void *arg, uint64_t volume, uint64_t *ret_floor);
-    void *lookup_arg;
-};
-
-static uint64_t draw(struct fake_world *w)
+uint64_t fake_draw(struct fake_world *w)
 {
     w->seed += 0x9e3779b97f4a7c15ULL;
     return hash_u64(w->seed);
 }
 
-static bool chance(struct fake_world *w, unsigned permille)
+bool fake_chance(struct fake_world *w, unsigned permille)
 {
-    return permille && draw(w) % 1000 < permille;
+    return permille && fake_draw(w) % 1000 < permille;
 }
 
 /* --- objects --- */
@@ -266,7 +234,7 @@ static struct message *message_new(struct fake_world *w, enum message_kind kind)
 {
     struct message *m = calloc(1, sizeof(*m));
     m->kind = kind;
-    m->due_ns = sim_now(w->sim) + draw(w) % (w->options.delay_ns_max + 1);
+    m->due_ns = sim_now(w->sim) + fake_draw(w) % (w->options.delay_ns_max + 1);
     list_init(&m->link);
     return m;
 }
@@ -324,7 +292,7 @@ static int apply_ref(struct fake_world *w, const struct message *m)
         return 0;
     erase_keys(w, o);
     enum ledger_outcome outcome;
-    unsigned times = chance(w, 50) ? 2 : 1; /* sent again before it was answered */
+    unsigned times = fake_chance(w, 50) ? 2 : 1; /* sent again before it was answered */
     bool died = false;
     for (unsigned i = 0; i < times; i++) {
         ASSERT(ledger_apply(&o->ledger, &m->ref, m->ref_sender, m->ref_sender_id, &outcome) == 0);
@@ -421,7 +389,7 @@ static fiber_fn void network_main(void *arg)
             if (!in_order(w, m))
                 continue;
             next = MIN(next, m->due_ns);
-            if (m->due_ns <= sim_now(w->sim) && draw(w) % ++ready == 0)
+            if (m->due_ns <= sim_now(w->sim) && fake_draw(w) % ++ready == 0)
                 chosen = m;
         }
         if (chosen) {
@@ -458,6 +426,8 @@ struct fake_world *fake_world_new(struct sim *s, uint64_t seed, const struct fak
     w->options = *o;
     list_init(&w->objects);
     list_init(&w->messages);
+    list_init(&w->services);
+    list_init(&w->forwards);
     waitq_init(&w->work);
     w->rt = sim_node_new(s, NULL);
     ASSERT(fiber_spawn(w->rt, "network", network_main, w) == 0);
@@ -474,6 +444,7 @@ void fake_world_free(struct fake_world *w)
         free(m->data);
         free(m);
     }
+    fake_forwards_free(w);
     free(w);
 }
 
@@ -487,18 +458,20 @@ fiber_fn int fake_objects_start(struct fake_world *w, struct rt *rt, struct clus
 {
     struct objects *o = calloc(1, sizeof(*o));
     *o = (struct objects){.w = w, .rt = rt, .cluster = c};
+    list_push_back(&w->services, &o->in_services);
     *ret = o;
     return 0;
 }
 
 void fake_objects_died(struct objects *o)
 {
+    fake_forwards_died(o);
     struct message *m, *next;
     list_for_each_safe (m, next, &o->w->messages, link) {
         if (m->sender != o)
             continue;
         m->call = NULL;
-        if (m->kind == MESSAGE_READ || m->kind == MESSAGE_MAP || draw(o->w) % 3 == 0) {
+        if (m->kind == MESSAGE_READ || m->kind == MESSAGE_MAP || fake_draw(o->w) % 3 == 0) {
             list_remove(&m->link);
             free(m->data);
             free(m);
@@ -593,9 +566,9 @@ fiber_fn int object_change(struct objects *o, const struct object_owner *owner,
     ASSERT(c->extent_count <= OBJECT_EXTENT_COUNT_MAX && c->next.value);
     if (owner->cancelled)
         return -ECANCELED;
-    if (allocates && chance(w, w->options.full_permille))
+    if (allocates && fake_chance(w, w->options.full_permille))
         return -ENOSPC;
-    if (chance(w, w->options.stale_permille) && !oid_equal(&c->oid, &w->refused)) {
+    if (fake_chance(w, w->options.stale_permille) && !oid_equal(&c->oid, &w->refused)) {
         w->refused = c->oid; /* not twice in a row: callers try only so often */
         fiber_yield();
         return -ESTALE;
@@ -711,7 +684,7 @@ fiber_fn int object_reconcile(struct objects *o, const struct object_owner *owne
                               void (*fn)(void *arg, const struct object_found *f), void *arg)
 {
     fence(o->w, owner);
-    fiber_sleep(o->rt, draw(o->w) % (o->w->options.delay_ns_max + 1));
+    fiber_sleep(o->rt, fake_draw(o->w) % (o->w->options.delay_ns_max + 1));
     struct fake_object *x;
     list_for_each (x, &o->w->objects, link) {
         struct object_found f = describe(x);
@@ -725,7 +698,7 @@ fiber_fn int object_reconcile_one(struct objects *o, const struct object_owner *
                                   const struct oid *oid, struct object_found *ret)
 {
     fence(o->w, owner);
-    fiber_sleep(o->rt, draw(o->w) % (o->w->options.delay_ns_max + 1));
+    fiber_sleep(o->rt, fake_draw(o->w) % (o->w->options.delay_ns_max + 1));
     struct fake_object *x = find(o->w, oid);
     *ret = x ? describe(x) : (struct object_found){.oid = *oid};
     return 0;

@@ -304,12 +304,101 @@ static int decode_run(const void *p, size_t length)
     return r < 0 ? r : run.offset == 1 && run.length == 2 && run.mapped ? 0 : 1;
 }
 
+static void encode_forward(struct enc *e)
+{
+    const struct peer_forward f = {.kind = PEER_FORWARD_WRITE,
+                                   .handle = 1,
+                                   .id = 9,
+                                   .floor = 3,
+                                   .offset = 4,
+                                   .length = 5,
+                                   .flags = 6};
+    peer_forward_encode(&f, e);
+}
+
+static int decode_forward(const void *p, size_t length)
+{
+    struct peer_forward f;
+    int r = peer_forward_decode(p, length, &f);
+    return r < 0 ? r
+           : f.kind == PEER_FORWARD_WRITE && f.handle == 1 && f.id == 9 && f.floor == 3 &&
+                   f.offset == 4 && f.length == 5 && f.flags == 6 && f.name[0] == '\0'
+               ? 0
+               : 1;
+}
+
+static void encode_attach(struct enc *e)
+{
+    const struct peer_forward f = {.kind = PEER_FORWARD_ATTACH, .handle = 2, .name = "vm"};
+    peer_forward_encode(&f, e);
+}
+
+static int decode_attach(const void *p, size_t length)
+{
+    struct peer_forward f;
+    int r = peer_forward_decode(p, length, &f);
+    return r < 0                                                                         ? r
+           : f.kind == PEER_FORWARD_ATTACH && f.handle == 2 && strcmp(f.name, "vm") == 0 ? 0
+                                                                                         : 1;
+}
+
+static void encode_forward_reply(struct enc *e)
+{
+    const struct peer_forward_reply r = {true, 1, 2, 1};
+    const struct peer_forward_run run = {3, true};
+    peer_forward_reply_encode(&r, e);
+    peer_forward_run_encode(&run, e);
+}
+
+static int decode_forward_reply(const void *p, size_t length)
+{
+    struct dec d;
+    struct peer_forward_reply r;
+    struct peer_forward_run run;
+    dec_init(&d, p, length);
+    peer_forward_reply_decode(&d, &r);
+    peer_forward_run_decode(&d, &run);
+    int e = dec_finish(&d);
+    return e < 0 ? e
+           : r.offer && r.size == 1 && r.object_size == 2 && r.run_count == 1 && run.length == 3 &&
+                   run.mapped
+               ? 0
+               : 1;
+}
+
+/* What no honest gateway sends. */
+static void test_unsound_forward(void **state)
+{
+    static const struct peer_forward bad[] = {
+        {.kind = PEER_FORWARD_WRITE, .handle = 0, .id = 1, .floor = 1, .length = 1},
+        {.kind = PEER_FORWARD_WRITE, .handle = 1, .id = 0, .floor = 0, .length = 1},
+        {.kind = PEER_FORWARD_WRITE, .handle = 1, .id = 1, .floor = 2, .length = 1},
+        {.kind = PEER_FORWARD_WRITE, .handle = 1, .id = 1, .floor = 1, .length = 0},
+        {.kind = PEER_FORWARD_READ, .handle = 1, .length = PEER_FORWARD_DATA_MAX + 1},
+        {.kind = PEER_FORWARD_READ, .handle = 1, .id = 1, .floor = 1, .length = 1},
+        {.kind = PEER_FORWARD_ATTACH, .handle = 1},
+        {.kind = PEER_FORWARD_FLUSH, .handle = 1, .name = "x"},
+        {.kind = PEER_FORWARD_MAP, .handle = 1, .length = 1, .flags = 0},
+        {.kind = PEER_FORWARD_MAP, .handle = 1, .length = 1, .flags = PEER_FORWARD_RUNS_MAX + 1},
+        {.kind = 0, .handle = 1},
+    };
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        struct peer_forward f;
+        struct enc e;
+        enc_init(&e);
+        peer_forward_encode(&bad[i], &e);
+        assert_int_equal(peer_forward_decode(e.data, e.length, &f), -EBADMSG);
+        enc_done(&e);
+    }
+}
+
 static const struct body_case bodies[] = {
     {encode_hello, decode_hello},   {encode_hello_reply, decode_hello_reply},
     {encode_entry, decode_entry},   {encode_meta, decode_meta},
     {encode_refs, decode_refs},     {encode_list, decode_list},
     {encode_settle, decode_settle}, {encode_info, decode_info},
-    {encode_run, decode_run},
+    {encode_run, decode_run},       {encode_forward, decode_forward},
+    {encode_attach, decode_attach}, {encode_forward_reply, decode_forward_reply},
 };
 
 static void test_bodies(void **state)
@@ -347,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_header),
         cmocka_unit_test(test_change),
         cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_unsound_forward),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
