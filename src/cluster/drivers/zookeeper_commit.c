@@ -86,7 +86,7 @@ static void encode_txn(struct zk *z, const struct zk_commit *c, unsigned count, 
     }
 }
 
-static void session_key(char out[CS_KEY_SIZE], uint64_t session)
+void zk_session_key(char out[CS_KEY_SIZE], uint64_t session)
 {
     snprintf(out, CS_KEY_SIZE, ZK_SESSION_KEY "%020" PRIu64, session);
 }
@@ -94,7 +94,7 @@ static void session_key(char out[CS_KEY_SIZE], uint64_t session)
 static void encode_begin(uint64_t session, struct enc *body)
 {
     char key[CS_KEY_SIZE];
-    session_key(key, session);
+    zk_session_key(key, session);
     zk_body_begin(body, 1);
     zk_body_put(body, key, session, "", 0);
 }
@@ -415,7 +415,7 @@ static bool part_is_lost(const struct zk *z, const char *name)
     if (*end != '-' || session > z->state.revision)
         return false;
     uint64_t nonce = strtoull(end + 1, &end, 16);
-    session_key(key, session);
+    zk_session_key(key, session);
     return *end == '-' && !zk_state_get(&z->state, key) &&
            !zk_state_has_parts(&z->state, session, nonce);
 }

@@ -165,6 +165,15 @@ static void tell_pending(struct zk *z, const struct zk_header *h)
     c->revision = h->revision;
 }
 
+/* Another node has found that our session is over. */
+static void lose_if_ended(struct zk *z)
+{
+    char key[CS_KEY_SIZE];
+    zk_session_key(key, z->cs.session.value);
+    if (z->cs.session.value != 0 && !z->ending && !zk_state_get(&z->state, key))
+        zk_lose(z, "another node has seen it end");
+}
+
 int zk_take(struct zk *z, const struct zk_header *h, const struct zk_change *changes,
             unsigned count)
 {
@@ -174,6 +183,7 @@ int zk_take(struct zk *z, const struct zk_header *h, const struct zk_change *cha
     if (r < 0)
         return r;
     tell_pending(z, h);
+    lose_if_ended(z);
     waitq_wake_all(&z->changed);
     return z->gap ? 0 : tell_watches(z, h, changes, count);
 }
@@ -283,6 +293,8 @@ fiber_fn int zk_load(struct zk *z)
             break;
     }
     z->gap_count++;
+    if (r == 0)
+        lose_if_ended(z);
     waitq_wake_all(&z->changed);
     return r;
 }

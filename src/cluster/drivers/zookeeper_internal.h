@@ -104,5 +104,7 @@ struct zk_commit {
 };
 /* 0 and c->revision, or as cs_txn(). ZK_COMMIT_END of another's: -EBUSY when it lives. */
 fiber_fn int zk_commit(struct zk *z, struct zk_commit *c);
+/* The driver's own key that lives as long as the session. */
+void zk_session_key(char out[CS_KEY_SIZE], uint64_t session);
 /* Deletes parts that no entry speaks of and that no living session may still commit. */
 fiber_fn void zk_sweep_parts(struct zk *z);

@@ -303,13 +303,14 @@ fiber_fn int zk_link_open(struct rt *rt, const struct zk_link_options *o, struct
         return r;
     }
     struct open_call c = {.link = l};
+    *ret = l; /* events may come before the worker's answer */
     worker_call(l->worker, call_open, &c);
     if (!l->handle) {
         worker_stop(l->worker);
         free(l);
+        *ret = NULL;
         return c.error == ENOMEM ? -ENOMEM : -EINVAL;
     }
-    *ret = l;
     return 0;
 }
 

@@ -39,7 +39,8 @@ struct zk_call {
     unsigned name_count;
 };
 
-/* Begins to connect (see ZK_CONNECTED). -EINVAL: the servers' names cannot be resolved; -ENOMEM. */
+/* Begins to connect (see ZK_CONNECTED); *ret is set before the first event. -EINVAL: the servers'
+ * names cannot be resolved; -ENOMEM. */
 fiber_fn int zk_link_open(struct rt *rt, const struct zk_link_options *o, struct zk_link **ret);
 /* Ends the session, if a server can be reached, and frees. No call may be under way. */
 fiber_fn void zk_link_close(struct zk_link *l);

@@ -126,6 +126,15 @@ bool zk_server_leads(const struct zk_servers *s, unsigned index)
     return strstr(answer, "Mode: leader") != NULL;
 }
 
+unsigned zk_server_node_count(const struct zk_servers *s, unsigned index)
+{
+    char answer[1024];
+    ask(s, index, answer, sizeof(answer));
+    const char *line = strstr(answer, "Node count: ");
+    ASSERT(line);
+    return (unsigned)strtoul(line + strlen("Node count: "), NULL, 10);
+}
+
 void zk_servers_start(struct zk_servers *s, unsigned count)
 {
     ASSERT(count <= ZK_SERVERS_MAX);

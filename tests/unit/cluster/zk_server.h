@@ -27,3 +27,5 @@ void zk_server_wait(const struct zk_servers *s, unsigned index);
 void zk_servers_address(const struct zk_servers *s, char *out, size_t size);
 /* Whether that one leads the ensemble. */
 bool zk_server_leads(const struct zk_servers *s, unsigned index);
+/* Nodes that it holds. */
+unsigned zk_server_node_count(const struct zk_servers *s, unsigned index);
