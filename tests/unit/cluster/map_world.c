@@ -17,9 +17,9 @@ static const char *const kind_names[] = {
     "die",  "return", "return-inexact", "report",   "fail", "drain",      "weight",     "out",
     "lost", "accept", "remove",         "complain", "cut",  "grace-over", "min_copies", "copies"};
 
-static struct actor *actor_of(struct world *w, uint16_t number)
+static struct actor *actor_in(struct world *w, const struct map *m, uint16_t number)
 {
-    const struct map_node *n = map_node(w->now, number);
+    const struct map_node *n = map_node(m, number);
     assert_non_null(n);
     for (unsigned i = 0; i < w->actor_count; i++) {
         if (uuid_equal(&w->actors[i].member.node.uuid, &n->uuid))
@@ -27,6 +27,11 @@ static struct actor *actor_of(struct world *w, uint16_t number)
     }
     fail_msg("node %u is nobody", number);
     return NULL;
+}
+
+static struct actor *actor_of(struct world *w, uint16_t number)
+{
+    return actor_in(w, w->now, number);
 }
 
 static uint64_t live_session(const struct actor *a)
@@ -70,11 +75,11 @@ static void make_bundle(struct world *w, struct bundle *b)
             b->spared[b->in.spared_count++] = n->number;
         if (n && a->out)
             b->out[b->in.out_count++] = n->number;
-        if (live_session(a) == 0 || (!a->has_reported && !a->fails && !a->complains))
+        if (live_session(a) == 0 || a->report_session == 0)
             continue;
         struct map_report *r = &b->reports[b->in.report_count++];
         *r = (struct map_report){.uuid = a->member.node.uuid,
-                                 .session = a->member.node.session,
+                                 .session = {a->report_session},
                                  .said = {.joined = a->joined,
                                           .joined_count = a->joined_count,
                                           .failed = a->fails ? -EIO : 0}};
@@ -140,6 +145,33 @@ static void check_nodes(struct world *w, const struct map *next)
     }
 }
 
+static bool is_cut_off(const struct map_node *n)
+{
+    return n->trouble == MAP_TROUBLE_UNREACHED || n->trouble == MAP_TROUBLE_ALONE;
+}
+
+/* R1b: of two nodes that do not reach each other one is out, and nobody is without need. */
+static void check_troubles(struct world *w, const struct bundle *b, const struct map *next)
+{
+    bool needed[NODES_MAX] = {false};
+    for (unsigned i = 0; i < b->in.report_count; i++) {
+        const struct map_report *r = &b->reports[i];
+        const struct map_node *from = map_node_by_uuid(next, &r->uuid);
+        const struct map_node *to =
+            r->said.unreachable_count ? map_node(next, r->said.unreachable[0]) : NULL;
+        if (!from || from->session.value == 0 || from->session.value != r->session.value)
+            continue;
+        check(w, (from->trouble == MAP_TROUBLE_STORE) == (r->said.failed != 0));
+        if (!to || to->session.value == 0)
+            continue;
+        check(w, !(node_well(from) && node_well(to)));
+        needed[from - next->nodes] |= node_well(to);
+        needed[to - next->nodes] |= node_well(from);
+    }
+    for (uint32_t i = 0; i < next->node_count; i++)
+        check(w, needed[i] || !is_cut_off(&next->nodes[i]));
+}
+
 /* R2, and the two other ways in: from last_full when all were given up, and by accepting a loss. */
 static void check_entry(struct world *w, const struct bundle *b, const struct map *next, uint32_t g,
                         uint16_t node)
@@ -178,6 +210,20 @@ static unsigned count_well(const struct map *m, const uint16_t *set, unsigned co
     return n;
 }
 
+static void compute_targets(const struct map *m, uint16_t targets[GROUPS_MAX][NODES_MAX],
+                            unsigned *ret_count)
+{
+    const struct map_pool *pool = &m->pools[0];
+    struct place *place = NULL;
+    unsigned count = pool->copies;
+    while (count > 0 && place_new_empty(m, pool, (uint8_t)count, &place) < 0)
+        count--;
+    for (uint32_t g = 0; g < m->group_count && count > 0; g++)
+        place_group(place, g, (uint8_t)count, targets[g]);
+    place_free(place);
+    *ret_count = count;
+}
+
 /* Who is well and exact leaves only when enough others are left (R5). */
 static void check_exit(struct world *w, const struct map *next, uint32_t g, uint16_t node)
 {
@@ -187,6 +233,12 @@ static void check_exit(struct world *w, const struct map *next, uint32_t g, uint
     if (!n || !node_well(n) || (n->session.value != was->session.value && a->member.inexact))
         return;
     check(w, count_well(next, group->in_sync, group->in_sync_count) >= next->pools[0].copies);
+    uint16_t targets[GROUPS_MAX][NODES_MAX];
+    unsigned target_count;
+    compute_targets(next, targets, &target_count);
+    for (unsigned i = 0; i < target_count; i++)
+        check(w, targets[g][i] != node && (map_group_in_sync(group, targets[g][i]) ||
+                                           !node_well(map_node(next, targets[g][i]))));
 }
 
 static bool session_differs(const struct map *a, const struct map *b, const uint16_t *set,
@@ -211,6 +263,24 @@ static bool any_session_left(const struct map *a, const struct map *b)
     return false;
 }
 
+/* Below min_copies nothing is answered, and last_full stays, but for who has nothing to give. */
+static void check_last_full_kept(struct world *w, const struct map *next, uint32_t g)
+{
+    const struct map_group *old = &w->now->groups[g], *group = &next->groups[g];
+    bool any = false;
+    for (unsigned i = 0; i < old->last_full_count; i++) {
+        const struct map_node *n = map_node(next, old->last_full[i]);
+        const struct map_node *was = map_node(w->now, old->last_full[i]);
+        if (!n || n->state == MAP_NODE_LOST ||
+            (n->session.value != was->session.value && n->inexact))
+            continue;
+        check(w, set_has(group->last_full, group->last_full_count, n->number));
+        any = true;
+    }
+    for (unsigned i = 0; any && i < group->last_full_count; i++)
+        check(w, set_has(old->last_full, old->last_full_count, group->last_full[i]));
+}
+
 static void check_group(struct world *w, const struct bundle *b, const struct map *next, uint32_t g)
 {
     const struct map_group *old = &w->now->groups[g], *group = &next->groups[g];
@@ -223,11 +293,18 @@ static void check_group(struct world *w, const struct bundle *b, const struct ma
     }
     for (unsigned i = 0; i < group->joining_count; i++) {
         const struct map_node *n = map_node(next, group->joining[i]);
-        check(w, n && n->session.value != 0);
+        check(w, n && node_well(n));
         check(w, !map_group_in_sync(group, group->joining[i]));
     }
     for (unsigned i = 0; i < group->last_full_count; i++)
         check(w, map_node(next, group->last_full[i]));
+    if (count_well(next, group->in_sync, group->in_sync_count) > 0) { /* R1 */
+        for (unsigned i = 0; i < group->in_sync_count; i++) {
+            const struct actor *a = actor_in(w, next, group->in_sync[i]);
+            check(w, node_well(map_node(next, group->in_sync[i])) ||
+                         (w->grace && !a->seen && live_session(a) == 0));
+        }
+    }
     bool all_dead = true;
     for (unsigned i = 0; i < group->in_sync_count; i++)
         all_dead &= map_node(next, group->in_sync[i])->session.value == 0;
@@ -244,6 +321,8 @@ static void check_group(struct world *w, const struct bundle *b, const struct ma
     if (group->in_sync_count >= next->pools[0].min_copies)
         check(w, same_set(group->in_sync, group->in_sync_count, group->last_full,
                           group->last_full_count));
+    else
+        check_last_full_kept(w, next, g);
     bool changed =
         !same_set(old->in_sync, old->in_sync_count, group->in_sync, group->in_sync_count) ||
         !same_set(old->joining, old->joining_count, group->joining, group->joining_count) ||
@@ -258,6 +337,8 @@ static void check_group(struct world *w, const struct bundle *b, const struct ma
 
 static bool reported_now(const struct world *w, const struct actor *a, uint32_t g)
 {
+    if (a->report_session == 0 || a->report_session != live_session(a))
+        return false;
     for (uint32_t i = 0; i < a->joined_count; i++) {
         if (a->joined[i].group == g && a->joined[i].epoch == w->now->groups[g].epoch.value)
             return true;
@@ -334,6 +415,7 @@ bool lead(struct world *w)
     if (!next)
         return false;
     check_nodes(w, next);
+    check_troubles(w, &b, next);
     for (uint32_t g = 0; g < next->group_count; g++)
         check_group(w, &b, next, g);
     map_unref(w->now);
@@ -354,13 +436,19 @@ bool lead(struct world *w)
 static void end_session(struct actor *a)
 {
     a->member.node.session.value = 0;
-    a->member.inexact = a->has_reported = a->fails = a->complains = a->out = false;
+    a->member.inexact = a->fails = a->complains = a->out = false;
     a->joined_count = 0;
+    a->report_session = 0;
 }
 
 static void begin_session(struct world *w, struct actor *a, bool inexact)
 {
+    struct actor old = *a;
     end_session(a);
+    if (live_session(&old) != 0 && !old.fails && !old.complains) {
+        a->report_session = old.report_session; /* nobody has cleared the old one's report away */
+        a->joined_count = old.joined_count;
+    }
     a->member.node.session.value = w->session_next++;
     a->lacks |= inexact;
     a->member.inexact = a->lacks;
@@ -378,7 +466,7 @@ static bool report(struct world *w, struct actor *a)
         return false;
     bool any = false;
     a->joined_count = 0;
-    a->has_reported = true;
+    a->report_session = live_session(a);
     for (uint32_t g = 0; g < w->now->group_count; g++) {
         const struct map_group *group = &w->now->groups[g];
         bool source = false;
@@ -441,7 +529,14 @@ static bool toggle(bool *what)
     return true;
 }
 
-/* False: nothing happens by it here. */
+/* Whatever it says next, it says as its present session. */
+static void new_report(struct actor *a)
+{
+    if (a->report_session != live_session(a))
+        a->joined_count = 0;
+    a->report_session = live_session(a);
+}
+
 static bool apply_node(struct world *w, enum kind kind, unsigned i)
 {
     struct actor *a = &w->actors[i];
@@ -453,16 +548,18 @@ static bool apply_node(struct world *w, enum kind kind, unsigned i)
         return true;
     case RETURN:
     case RETURN_INEXACT: /* also while it lives: a restart nobody saw */
-        if (a->wish.lost)
-            return false;
+        if (a->wish.lost && (kind == RETURN_INEXACT || !a->registered))
+            return false; /* somebody may start it all the same */
         begin_session(w, a, kind == RETURN_INEXACT);
         return true;
     case REPORT:
         return live_session(a) != 0 && report(w, a);
     case FAIL:
         a->out = false;
+        new_report(a);
         return live_session(a) != 0 && toggle(&a->fails);
     case COMPLAIN:
+        new_report(a);
         return live_session(a) != 0 && toggle(&a->complains);
     case OUT:
         return (live_session(a) == 0 || a->fails) && !a->out && toggle(&a->out);
@@ -508,20 +605,6 @@ bool apply(struct world *w, unsigned event)
 
 /* --- convergence --- */
 
-static void compute_targets(const struct map *m, uint16_t targets[GROUPS_MAX][NODES_MAX],
-                            unsigned *ret_count)
-{
-    const struct map_pool *pool = &m->pools[0];
-    struct place *place = NULL;
-    unsigned count = pool->copies;
-    while (count > 0 && place_new_empty(m, pool, (uint8_t)count, &place) < 0)
-        count--;
-    for (uint32_t g = 0; g < m->group_count && count > 0; g++)
-        place_group(place, g, (uint8_t)count, targets[g]);
-    place_free(place);
-    *ret_count = count;
-}
-
 /* All groups are where they should be, and nobody joins any more. */
 static void check_settled(struct world *w)
 {
@@ -558,6 +641,7 @@ void settle(const struct world *from)
     for (unsigned i = 0; i < w->actor_count; i++) {
         struct actor *a = &w->actors[i];
         a->fails = a->complains = a->out = false;
+        new_report(a);
         if (a->registered && live_session(a) == 0 && !a->wish.lost)
             begin_session(w, a, false);
     }

@@ -44,7 +44,7 @@ struct actor {
     bool lacks; /* lost something that no map has told of: its store will say so again */
     struct cluster_joined joined[GROUPS_MAX];
     uint32_t joined_count;
-    bool has_reported;
+    uint64_t report_session; /* that wrote the present report; 0: there is none */
     bool holds[GROUPS_MAX]; /* everything that was answered in the group */
 };
 
