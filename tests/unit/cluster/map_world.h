@@ -45,7 +45,7 @@ struct actor {
     struct cluster_joined joined[GROUPS_MAX];
     uint32_t joined_count;
     uint64_t report_session; /* that wrote the present report; 0: there is none */
-    bool holds[GROUPS_MAX]; /* everything that was answered in the group */
+    bool holds[GROUPS_MAX];  /* everything that was answered in the group */
 };
 
 struct world {
