@@ -34,13 +34,14 @@ class Sheep:
         self.process = None
         self.terminated = False
         self.options = list(cluster.sheep_options)
+        self.prefix, self.address = [], "127.0.0.1"  # of its host, when that is a namespace (netns.py)
 
     def format(self, *options):
         run([SHEEP, "format", self.store, "--size", self.size, *options], limit_s=120)
 
     def command(self):
-        return [SHEEP, "run", self.store, "--cluster", self.cluster.spec, "--name", self.name, "--zone", self.zone,
-                "--admin", "127.0.0.1:0", "--admin", "unix:" + self.admin_unix, "--peer", "127.0.0.1:0", "--nbd", "127.0.0.1:0",
+        return [*self.prefix, SHEEP, "run", self.store, "--cluster", self.cluster.spec, "--name", self.name, "--zone", self.zone,
+                "--admin", "127.0.0.1:0", "--admin", "unix:" + self.admin_unix, "--peer", f"{self.address}:0", "--nbd", "127.0.0.1:0",
                 "--nbd", "unix:" + self.nbd_unix, "--ports-file", self.ports_file, *self.options]
 
     def start(self, wait=True):

@@ -7,8 +7,10 @@
 """
 import random
 import struct
+import threading
 
 from .rawnbd import FLUSH, WRITE, Gone, RawNbd
+from .waiting import wait_for
 
 BLOCK = 4096
 
@@ -156,3 +158,39 @@ def connect(path, export, limit_s=60):
 def flush(connection):
     error, _ = connection.call(FLUSH)
     assert error == 0, f"flush: NBD error {error}"
+
+
+class Load(threading.Thread):
+    """A verifier's writes on a thread of their own, until stop()."""
+
+    def __init__(self, verifier, connection):
+        super().__init__(daemon=True)
+        self.verifier, self.connection = verifier, connection
+        self.stopping = threading.Event()
+        self.stood, self.error = None, None
+
+    def run(self):
+        try:
+            self.stood = self.verifier.load(self.connection, self.stopping.is_set)
+        except Exception as error:  # told by stop()
+            self.error = error
+
+    def wait_progress(self, deadline_s=60):
+        before = self.verifier.writes_answered
+        wait_for(lambda: self.error or self.verifier.writes_answered >= before + 50, "writes to be answered", deadline_s)
+
+    def stop(self):
+        self.stopping.set()
+        self.join(120)
+        assert not self.is_alive() and self.error is None, f"the load failed: {self.error}"
+        return self.stood
+
+
+def open_export(sheep, export, limit_s=60):
+    def attempt():
+        try:
+            return connect(sheep.nbd_unix, export)
+        except Gone:
+            return None
+
+    return wait_for(attempt, f"{export} to open on {sheep.name}", limit_s, step_s=0.1)
