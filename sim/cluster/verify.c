@@ -322,6 +322,28 @@ static fiber_fn void verify_stores(struct verify *v)
     w->over = true;
 }
 
+/* Everybody is in sync where it is to be, and holds nothing else any more (R5, C3). */
+static bool is_recovered(struct world *w)
+{
+    const struct map *m = cluster_map(w->nodes[0].cluster);
+    for (uint32_t g = 0; g < m->group_count; g++)
+        if (m->groups[g].joining_count > 0 || m->groups[g].in_sync_count != w->plan.copies)
+            return false;
+    bool clean = true;
+    for (unsigned i = 0; i < w->plan.nodes; i++) {
+        const struct map_node *n = map_node_by_uuid(m, &w->nodes[i].uuid);
+        const struct store_filter all = {.by_vid = false};
+        struct store_entry *entries = NULL;
+        size_t count = 0;
+        if (!n || !w->nodes[i].store || store_list(w->nodes[i].store, &all, &entries, &count) < 0)
+            return false;
+        for (size_t k = 0; k < count; k++)
+            clean = clean && map_group_in_sync(&m->groups[entries[k].oid.group], n->number);
+        free(entries);
+    }
+    return clean;
+}
+
 static fiber_fn void verify_main(void *arg)
 {
     struct verify *v = arg;
@@ -329,6 +351,9 @@ static fiber_fn void verify_main(void *arg)
     while (!all_are(w, NODE_UP))
         fiber_sleep(w->rt, 100 * NS_PER_MS);
     world_note(w, "everybody is up");
+    while (!is_recovered(w))
+        fiber_sleep(w->rt, 100 * NS_PER_MS);
+    world_note(w, "everybody is in sync");
     verify_images(v);
     verify_list(v);
     verify_references(v);

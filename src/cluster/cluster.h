@@ -17,11 +17,9 @@
 struct cluster;
 
 /* Whether a leader changes the sets of groups: dead nodes leave in_sync, live ones join (R1, R2,
- * R5). What CLUSTER_RECOVERY_DEFAULT means is CLUSTER_RECOVERY_BY_DEFAULT: off until the object
- * service answers for joining nodes; whoever lands that sets it to CLUSTER_RECOVERY_ON here. All
- * nodes of a cluster should say the same, for each may come to lead. */
+ * R5). All nodes of a cluster should say the same, for each may come to lead; off is for tests. */
 enum cluster_recovery { CLUSTER_RECOVERY_DEFAULT, CLUSTER_RECOVERY_OFF, CLUSTER_RECOVERY_ON };
-#define CLUSTER_RECOVERY_BY_DEFAULT CLUSTER_RECOVERY_OFF
+#define CLUSTER_RECOVERY_BY_DEFAULT CLUSTER_RECOVERY_ON
 
 struct cluster_options {
     const char *driver_spec; /* "local:/path/cluster.db" */

@@ -275,6 +275,12 @@ int compare_own(struct objects *o, uint32_t group, struct peer_compare *ret);
 void tell_init(struct objects *o);
 void tell_done(struct objects *o);
 
+/* --- clean.c --- */
+/* A new map: what has gone elsewhere may be removed here. */
+void clean_kick(struct objects *o);
+/* Removes a tombstone of the own store (join.c, clean.c). */
+fiber_fn int tombstone_drop(struct store *s, const struct oid *oid, struct version version);
+
 /* --- references (refs.c, home.c, reclaim.c, align.c) --- */
 struct ref_sender {
     enum ref_sender_kind kind;
@@ -363,6 +369,7 @@ struct objects {
     struct reclaim reclaim;
     struct waitq align_waiters;
     bool align_running, align_again;
+    bool clean_running, clean_again;
 
     struct wgroup fibers; /* all background fibers of the service */
 };

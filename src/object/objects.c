@@ -211,6 +211,7 @@ fiber_fn void objects_adopt(struct objects *o, struct map *m)
         changes_on_epoch(o, i);
     wake_bound(o);
     align_kick(o);
+    clean_kick(o);
 }
 
 static fiber_fn void on_map(void *arg, struct map *m)

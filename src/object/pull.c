@@ -307,10 +307,24 @@ static fiber_fn int fetch(struct join *j, struct join_object *x, const struct st
 }
 
 /* An object without content, so that it can be removed with the tombstone wanted. */
-static fiber_fn int make_empty(struct objects *o, const struct oid *oid, struct version version)
+static fiber_fn int make_empty(struct store *s, const struct oid *oid, struct version version)
 {
     const struct store_change c = {.kind = STORE_INSTALL, .oid = *oid, .next = version};
-    return store_apply(o->store, &c, NULL);
+    return store_apply(s, &c, NULL);
+}
+
+/* What is absent gets that tombstone, or none (0). */
+static fiber_fn int tombstone_set(struct store *s, const struct oid *oid, struct version before,
+                                  struct version tombstone)
+{
+    const struct store_meta_change gone = {.oid = *oid, .remove = true, .next = tombstone};
+    int r = make_empty(s, oid, tombstone.value ? tombstone : before);
+    return r == 0 ? store_meta_apply(s, &gone, 1) : r;
+}
+
+fiber_fn int tombstone_drop(struct store *s, const struct oid *oid, struct version version)
+{
+    return tombstone_set(s, oid, version, (struct version){0});
 }
 
 /* Removes the own copy, leaving that tombstone, or none (0). */
@@ -318,13 +332,11 @@ static fiber_fn int take_removal(struct objects *o, const struct oid *oid,
                                  const struct store_stat *own, struct version tombstone)
 {
     const struct store_meta_change gone = {.oid = *oid, .remove = true, .next = tombstone};
-    int r = 0;
-    if (own->version.value == 0) {
-        if (own->tombstone.value == tombstone.value)
-            return 0;
-        r = make_empty(o, oid, tombstone.value ? tombstone : own->tombstone);
-    }
-    return r == 0 ? store_meta_apply(o->store, &gone, 1) : r;
+    if (own->version.value != 0)
+        return store_meta_apply(o->store, &gone, 1);
+    if (own->tombstone.value == tombstone.value)
+        return 0;
+    return tombstone_set(o->store, oid, own->tombstone, tombstone);
 }
 
 static fiber_fn int take_content(struct objects *o, const struct oid *oid,
