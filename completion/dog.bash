@@ -22,8 +22,9 @@ _dog()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local noun='' verb='' i word skip=0
     local common='--address --port --sheep --json --raw --quiet --force --help'
-    local verbs_cluster='format info check'
-    local verbs_node='list info'
+    local verbs_cluster='format info status check'
+    local verbs_node='list info recovery drain weight lost remove'
+    local verbs_pool='list set'
     local verbs_vdi='create delete list tree snapshot clone rollback resize read write discard'
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
@@ -33,7 +34,7 @@ _dog()
         fi
         case $word in
         -a | -p | -s | --address | --port | --sheep | --tag | --copies | -c | --min-copies | --object-size | --groups | \
-            --name | --wait-nodes | --pool) skip=1 ;;
+            --name | --wait-nodes | --pool | --accept-loss) skip=1 ;;
         -*) ;;
         *)
             if [[ -z $noun ]]; then noun=$word; elif [[ -z $verb ]]; then verb=$word; fi
@@ -41,7 +42,7 @@ _dog()
         esac
     done
     if [[ -z $noun ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "cluster node vdi $common" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "cluster node pool vdi $common" -- "$cur")
         return
     fi
     if [[ -z $verb ]]; then
@@ -59,6 +60,9 @@ _dog()
     local options=$common
     case $noun.$verb in
     cluster.format) options+=' --copies --min-copies --object-size --groups --name --wait-nodes' ;;
+    node.drain) options+=' --undo' ;;
+    node.lost) options+=' --accept-loss' ;;
+    pool.set) options+=' --copies --min-copies' ;;
     vdi.create) options+=' --object-size --pool' ;;
     vdi.delete) options+=' --tag --wait' ;;
     vdi.snapshot | vdi.clone | vdi.rollback | vdi.read) options+=' --tag' ;;

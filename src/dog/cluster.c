@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* dog cluster: format, info, check. */
+/* dog cluster: format, info, status, check. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -148,6 +148,41 @@ static int run_info(struct dog *d)
     return DOG_OK;
 }
 
+static void print_status(const json_t *answer)
+{
+    const json_t *groups = json_object_get(answer, "groups");
+    size_t i;
+    json_t *reason;
+    printf("%s\n", dog_string(answer, "state"));
+    json_array_foreach(json_object_get(answer, "reasons"), i, reason)
+    {
+        const char *action = dog_string(reason, "action");
+        printf("- %s%s%s\n", dog_string(reason, "text"), action[0] ? "\n  " : "", action);
+    }
+    printf("groups: %" PRIu64 ", with all copies %" PRIu64 ", with fewer %" PRIu64
+           ", writes wait in %" PRIu64 ", moving %" PRIu64 "\n",
+           dog_u64(groups, "total"), dog_u64(groups, "full"), dog_u64(groups, "degraded"),
+           dog_u64(groups, "waiting"), dog_u64(groups, "moving"));
+}
+
+static int run_status(struct dog *d)
+{
+    int code = DOG_OK;
+    json_t *answer = dog_ask(d, json_pack("{s:s}", "op", "cluster.status"), NULL, NULL, &code);
+    if (!answer)
+        return code;
+    if (!dog_bool(answer, "healthy"))
+        code = DOG_FAILURE;
+    if (d->output == DOG_JSON)
+        dog_print_json(answer);
+    else if (d->output == DOG_RAW)
+        printf("%s\n", dog_string(answer, "state"));
+    else
+        print_status(answer);
+    json_decref(answer);
+    return code;
+}
+
 static void print_check(const json_t *answer)
 {
     uint64_t count = dog_u64(answer, "finding_count");
@@ -204,6 +239,13 @@ static const struct dog_verb verbs[] = {
      "  dog cluster info\n"
      "  dog cluster info --json | jq .free_bytes\n",
      run_info},
+    {"status", "", 0, 0, NULL, "says whether all is well, and if not, why and what to do",
+     "Names every reason for anything that is not as it should be. Exit code 0: healthy, 1: "
+     "not.\n\n"
+     "Examples:\n"
+     "  dog cluster status\n"
+     "  dog cluster status -r       one word: healthy, recovering, degraded or waiting\n",
+     run_status},
     {"check", "", 0, 0, NULL, "proves that stored objects, references and copies agree",
      "Walks every volume and snapshot down to its data, takes the inventory of every sheep, and\n"
      "compares. It may run at any time; what is in flight is not reported. Exit code 0: clean,\n"

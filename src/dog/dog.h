@@ -29,7 +29,7 @@ struct dog_noun {
     const char *name, *summary;
     const struct dog_verb *verbs; /* ended by name == NULL */
 };
-extern const struct dog_noun dog_cluster, dog_node, dog_vdi;
+extern const struct dog_noun dog_cluster, dog_node, dog_pool, dog_vdi;
 extern const struct dog_noun *const dog_nouns[]; /* ended by NULL */
 
 /* The n-th argument behind noun and verb, NULL when it was not given. */

@@ -8,7 +8,7 @@
 #include "base/err.h"
 #include "dog/dog.h"
 
-const struct dog_noun *const dog_nouns[] = {&dog_cluster, &dog_node, &dog_vdi, NULL};
+const struct dog_noun *const dog_nouns[] = {&dog_cluster, &dog_node, &dog_pool, &dog_vdi, NULL};
 
 /* Known to every command; behind the noun and verb, -s is the command's own where it has one. */
 static const struct option_spec global_options[] = {

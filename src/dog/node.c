@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* dog node: list, info. */
+/* dog node: the table of its verbs; list, info. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/human.h"
-#include "dog/dog.h"
+#include "dog/node.h"
 #include "dog/table.h"
 
 /* "tcp:host:port" -> "host:port"; others as they are. */
@@ -238,6 +238,16 @@ static int run_info(struct dog *d)
     return DOG_OK;
 }
 
+static const struct option_spec drain_options[] = {
+    {"undo", 0, OPTION_FLAG, NULL, "let it hold data again"},
+    {NULL},
+};
+static const struct option_spec lost_options[] = {
+    {"accept-loss", 0, OPTION_TEXT, "HEIR",
+     "where nobody else has everything, go on with what node HEIR has"},
+    {NULL},
+};
+
 static const struct dog_verb verbs[] = {
     {"list", "", 0, 0, NULL, "lists the nodes of the cluster",
      "State is \"active\", or \"missing\" while no sheep runs for that store. A session is one "
@@ -261,6 +271,40 @@ static const struct dog_verb verbs[] = {
      "  dog node info -r            id size used avail use%; then the totals with the virtual "
      "size\n",
      run_info},
+    {"recovery", "", 0, 0, NULL, "shows how far nodes are with catching up",
+     "\"Groups\" are those that a node joins: how many it has completely. \"Left\" is an estimate "
+     "from\nthe present rate. Guests' requests go first.\n\n"
+     "Examples:\n"
+     "  dog node recovery\n"
+     "  dog node recovery -r        id groups-done groups-total bytes bytes/s seconds-left\n",
+     node_run_recovery},
+    {"drain", "NAME", 1, 1, drain_options, "moves all data from a node to the others",
+     "The node serves until every group has its copies elsewhere; dog node recovery shows how far "
+     "the\nothers are. Then it can be stopped, and removed.\n\n"
+     "Examples:\n"
+     "  dog node drain rack2-disk1\n"
+     "  dog node drain rack2-disk1 --undo\n",
+     node_run_drain},
+    {"weight", "NAME WEIGHT", 2, 2, NULL, "sets how much of the data a node holds",
+     "In proportion to the others; 1024 stands for 1 TiB, 0 holds nothing. Without it a node has "
+     "the\nweight that its sheep registers (its size).\n\n"
+     "Examples:\n"
+     "  dog node weight rack2-disk1 512\n",
+     node_run_weight},
+    {"lost", "NAME", 1, 1, lost_options, "says that a node's disk is gone for good",
+     "Its copies are made again from the others, at once. A sheep with that store is refused from "
+     "then\non. Where the lost node had the only copy that is known to be up to date, the group "
+     "waits for\none that has everything that was answered; --accept-loss HEIR goes on with what "
+     "HEIR has, and\nloses what only the lost node had.\n\n"
+     "Examples:\n"
+     "  dog node lost rack2-disk1\n",
+     node_run_lost},
+    {"remove", "NAME", 1, 1, NULL, "takes a node that holds nothing out of the list",
+     "It is drained first if need be, and leaves the list when it holds nothing and its sheep does "
+     "not\nrun.\n\n"
+     "Examples:\n"
+     "  dog node remove rack2-disk1\n",
+     node_run_remove},
     {NULL},
 };
 const struct dog_noun dog_node = {"node", "the sheep that make up the cluster", verbs};

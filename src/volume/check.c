@@ -8,6 +8,8 @@
  * own ledger. X2 What moves is no fault: a finding counts only if a second look, a moment later,
  * finds the very same, and ledgers and orphans are judged only when nothing owes, dies, is pending
  * or unlinked.
+ * X4 Only copies on in-sync nodes count. Nodes that catch up, and objects that a node still has of
+ * groups that have moved away from it, mean that the cluster is not at rest.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -77,9 +79,27 @@ static const char *place_of(const struct check_object *o, char *out, size_t size
 
 /* --- inventories --- */
 
+/* X4: only what in-sync nodes hold counts. True: goes on with the entry. */
+static bool counts(struct look *l, const struct object_entry *e)
+{
+    const struct map *m = cluster_map(l->vs->cluster);
+    if (e->oid.group >= m->group_count)
+        return true;
+    const struct map_group *g = &m->groups[e->oid.group];
+    if (map_group_in_sync(g, l->node))
+        return true;
+    if (!e->tombstone && !map_group_has(g, l->node)) {
+        l->report.strays++;
+        l->busy = true;
+    }
+    return false;
+}
+
 static fiber_fn int add_entry(void *arg, const struct object_entry *e)
 {
     struct look *l = arg;
+    if (!counts(l, e))
+        return 0;
     struct check_object *o = check_get(&l->table, &e->oid);
     if (!o)
         return -ENOMEM;
@@ -100,12 +120,34 @@ static fiber_fn int add_entry(void *arg, const struct object_entry *e)
     return 0;
 }
 
+static bool holds_any_group(const struct map *m, uint16_t node)
+{
+    for (uint32_t i = 0; i < m->group_count; i++) {
+        if (map_group_in_sync(&m->groups[i], node))
+            return true;
+    }
+    return false;
+}
+
+/* X4 */
+static bool is_recovering(const struct map *m)
+{
+    for (uint32_t i = 0; i < m->group_count; i++) {
+        if (m->groups[i].joining_count > 0)
+            return true;
+    }
+    return false;
+}
+
 static fiber_fn int take_inventories(struct look *l)
 {
     struct map *m = map_ref(cluster_map(l->vs->cluster));
     int r = 0;
+    l->busy = l->busy || is_recovering(m);
     for (uint32_t i = 0; i < m->node_count && !r; i++) {
         l->node = m->nodes[i].number;
+        if (m->nodes[i].session.value == 0 && !holds_any_group(m, l->node))
+            continue; /* away, and the others have everything */
         r = m->nodes[i].session.value ? object_inventory(l->vs->objects, l->node, add_entry, l)
                                       : -EAGAIN;
         if (r == -EAGAIN) {

@@ -135,7 +135,8 @@ fiber_fn int volume_map(struct volume *v, uint64_t offset, uint64_t length, unsi
 struct volume_check_report {
     uint64_t volumes, snapshots, objects_reachable, objects_stored, replicas_compared, ledgers;
     uint64_t findings;
-    bool at_rest; /* nothing pending, owed, dying or unclean was met */
+    bool at_rest;    /* nothing pending, owed, dying or unclean was met */
+    uint64_t strays; /* objects on nodes that do not hold their group any more; they go */
 };
 /* `dog cluster check`: walks every record down to the data, takes every node's inventory, compares
  * reachable with stored, each ledger with the exact one, and the versions of all replicas; each

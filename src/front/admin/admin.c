@@ -26,8 +26,10 @@ struct admin_conn {
     struct timer deadline; /* D2 */
 };
 
-static const struct admin_op *const op_tables[] = {admin_cluster_ops, admin_node_ops,
-                                                   admin_volume_ops, admin_data_ops};
+static const struct admin_op *const op_tables[] = {
+    admin_cluster_ops, admin_status_ops, admin_node_ops, admin_wish_ops,
+    admin_pool_ops,    admin_volume_ops, admin_data_ops,
+};
 
 static const struct admin_op *op_find(const char *name)
 {

@@ -40,8 +40,8 @@ struct admin_op {
     admin_op_fn *run;
 };
 /* Each ended by name == NULL. */
-extern const struct admin_op admin_cluster_ops[], admin_node_ops[], admin_volume_ops[],
-    admin_data_ops[];
+extern const struct admin_op admin_cluster_ops[], admin_node_ops[], admin_wish_ops[],
+    admin_pool_ops[], admin_status_ops[], admin_volume_ops[], admin_data_ops[];
 
 /* --- frames (frame.c) --- */
 /* Suspends until handed to the kernel: 0, -ECONNRESET, -EFBIG (an answer too long). */
@@ -67,4 +67,6 @@ int admin_arg_u64(struct admin_call *call, const char *name, enum admin_need nee
 void admin_set_string(json_t *object, const char *key, const char *value);
 void admin_set_u64(json_t *object, const char *key, uint64_t value);
 void admin_set_bool(json_t *object, const char *key, bool value);
+/* The pools of `m` under "pools", and those of the first one under keys of their own. */
+void admin_add_pools(json_t *answer, const struct map *m);
 void admin_set_uuid(json_t *object, const char *key, const struct uuid *uuid);

@@ -145,7 +145,7 @@ static fiber_fn int op_format(struct admin_call *call)
     return 0;
 }
 
-static void add_pools(json_t *answer, const struct map *m)
+void admin_add_pools(json_t *answer, const struct map *m)
 {
     json_t *pools = json_array();
     for (uint32_t i = 0; i < m->pool_count; i++) {
@@ -222,7 +222,7 @@ static fiber_fn int op_info(struct admin_call *call)
         admin_set_string(call->answer, "name", m->cluster_name);
         admin_set_uuid(call->answer, "uuid", &m->cluster);
         admin_set_string(call->answer, "waiting", waiting);
-        add_pools(call->answer, m);
+        admin_add_pools(call->answer, m);
         add_nodes(call, m);
     }
     map_unref(m);
@@ -266,6 +266,7 @@ static fiber_fn int op_check(struct admin_call *call)
     admin_set_u64(call->answer, "objects_stored", report.objects_stored);
     admin_set_u64(call->answer, "replicas_compared", report.replicas_compared);
     admin_set_u64(call->answer, "ledgers", report.ledgers);
+    admin_set_u64(call->answer, "strays", report.strays);
     admin_set_bool(call->answer, "at_rest", report.at_rest);
     return 0;
 }
