@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Linux guest in QEMU (KVM where it works, else emulated) with a volume as its disk.
+"""A Linux guest in QEMU (KVM where it works, else emulated) with a volume as its disk; it may move between QEMUs.
 
 The guest is Debian's kernel and an initramfs made here: busybox, the modules for virtio, mke2fs and e2fsck. Its init makes
 an ext4 file system on the volume and then, until it is told to stop, writes files, syncs each, removes and reads back old
@@ -7,13 +7,18 @@ ones. It keeps the checksums in its memory, so that what it verifies is what it 
 
 1 The guest is driven by its serial console: it says PROGRESS n after each synced file; "stop" makes it verify and power off.
 2 Everything that goes wrong inside is a line with GUEST-ERROR; the kernel's own I/O errors are seen, too.
+3 A migration: destination() starts a QEMU that waits for the guest, with a gateway of its own; migrate_to() moves it there while it
+  runs. The serial console goes with it, so the other Guest tells how it goes on.
 """
 import glob
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import threading
 
 from .processes import Failed, run
@@ -123,21 +128,78 @@ def accelerator():
     return "kvm" if able and os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
 
 
-class Guest:
-    """One running guest. `nbd`: what follows driver=nbd in QEMU's -blockdev."""
+class Qmp:
+    """QEMU's control socket: one command at a time."""
 
-    def __init__(self, folder, nbd):
+    def __init__(self, path, limit_s=60):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(limit_s)
+        self.socket.connect(path)
+        self.file = self.socket.makefile("rw", encoding="utf-8")
+        json.loads(self.file.readline())  # the greeting
+        self.command("qmp_capabilities")
+
+    def command(self, name, **arguments):
+        self.file.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            if "error" in answer:
+                raise Failed(f"QEMU refuses {name}: {answer['error']}")
+            if "return" in answer:
+                return answer["return"]  # what else comes are events
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class Guest:
+    """One QEMU with a guest. `nbd`: what follows driver=nbd in QEMU's -blockdev. `initramfs`, `incoming`: of destination()."""
+
+    def __init__(self, folder, nbd, initramfs=None, incoming=None):
         self.folder = folder
         image, _ = kernel()
         self.console = ""
+        self.sockets = tempfile.mkdtemp(prefix="kelpie-qemu-", dir="/tmp")
+        self.qmp_path = os.path.join(self.sockets, "qmp")
+        self.incoming = incoming
+        self.initramfs = initramfs or make_initramfs(folder)
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-machine", f"accel={accelerator()}", "-cpu", "max", "-m", "256", "-nographic", "-no-reboot", "-nodefaults",
-             "-serial", "stdio", "-kernel", image, "-initrd", make_initramfs(folder), "-append",
+             "-serial", "stdio", "-kernel", image, "-initrd", self.initramfs, "-append",
              "console=ttyS0 quiet panic=-1 random.trust_cpu=on", "-blockdev",
-             f"driver=nbd,node-name=disk,discard=unmap,reconnect-delay=300,{nbd}", "-device", "virtio-blk-pci,drive=disk"],
+             f"driver=nbd,node-name=disk,discard=unmap,reconnect-delay=300,{nbd}", "-device", "virtio-blk-pci,drive=disk",
+             "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *(["-incoming", f"unix:{incoming}"] if incoming else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+
+    def destination(self, nbd):
+        """A QEMU that waits for this guest, with its disk open through another gateway already."""
+        other = Guest(self.folder, nbd, self.initramfs, os.path.join(self.sockets, "migration"))
+        wait_for(lambda: other.ended() or os.path.exists(other.incoming), "QEMU to wait for a guest", 60, step_s=0.05)
+        if other.ended():
+            raise Failed(f"the destination ended with {other.process.returncode}\n{other.tail()}")
+        return other
+
+    def migrate_to(self, other, deadline_s=120):
+        """Moves the running guest; this QEMU has ended when it returns."""
+        qmp = Qmp(self.qmp_path)
+        qmp.command("migrate", uri=f"unix:{other.incoming}")
+
+        def moved():
+            state = qmp.command("query-migrate").get("status")
+            if state in ("failed", "cancelled"):
+                raise Failed(f"the migration {state}\n{self.tail()}\n{other.tail()}")
+            return state == "completed"
+
+        wait_for(moved, f"the migration\n{self.tail()}", deadline_s, step_s=0.05)
+        self.look()
+        qmp.command("quit")
+        qmp.close()
+        self.process.wait(timeout=60)
+        self.end()
 
     def _read(self):
         for line in self.process.stdout:
@@ -184,3 +246,4 @@ class Guest:
         if not self.ended():
             os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        shutil.rmtree(self.sockets, ignore_errors=True)
