@@ -2,7 +2,7 @@
 # The commands of this project. Each one installs what it needs, and may be run again at any time.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds bench sweep sim format clean
+.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds chaos bench sweep sim format clean
 
 # KEEP=1: `make demo` leaves its cluster running. DEPS=no: do not look for Debian packages.
 # PARTS="style unit": only these parts of `make check`.
@@ -10,6 +10,7 @@ KEEP ?=
 DEPS ?= yes
 PARTS ?=
 ROUNDS ?= 100
+MINUTES ?= 10
 SEEDS ?= 1000
 export KEEP
 
@@ -29,6 +30,7 @@ help:
 	@echo 'make sweep        power cut, kill -9, I/O error, lack of memory at every operation of the store'
 	@echo 'make sim          SEEDS=1000 runs of whole clusters in the simulator (sim/cluster/README.md)'
 	@echo 'make kill-rounds  kill -9 of all daemons under load, ROUNDS=100 times'
+	@echo 'make chaos        MINUTES=10 of killing, stopping, wiping daemons under clients that verify'
 	@echo 'make bench        the benchmark table (bench/README.md)'
 	@echo 'make format       clang-format on the tree'
 	@echo 'make deps         install the Debian packages for all of the above'
@@ -64,6 +66,11 @@ sim:
 kill-rounds:
 	$(call need,build demo check)
 	@KELPIE_KILL_ROUNDS=$(ROUNDS) tools/check kill-rounds
+
+chaos:
+	$(call need,build demo check)
+	@tools/build release
+	@KELPIE_CHAOS_SECONDS=$$(($(MINUTES) * 60)) /usr/bin/python3 -m pytest -q -s tests/functional/test_chaos.py
 
 bench:
 	$(call need,build demo check)
