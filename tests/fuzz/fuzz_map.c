@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values of the cluster store: the map's head and shards, registrations, claims. What decodes must
- * encode and decode to the same again, and the lookups must hold on it. */
+/* Values of the cluster store: the map's head and shards, registrations, claims; and the nodes in
+ * which the zookeeper driver keeps them. What decodes must encode and decode to the same again, and
+ * the lookups must hold on it. */
+#include <stdlib.h>
 #include <string.h>
 #include "base/check.h"
+#include "cluster/drivers/zookeeper_state.h"
 #include "cluster/map.h"
 #include "cluster/member.h"
 #include "tests/fuzz/fuzz.h"
@@ -43,6 +46,64 @@ static void fuzz_map(const uint8_t *data, size_t size)
     map_unref(m);
 }
 
+static void use_body(const struct zk_change *changes, unsigned count, const uint8_t *p,
+                     size_t length)
+{
+    struct enc again;
+    enc_init(&again);
+    zk_body_begin(&again, count);
+    for (unsigned i = 0; i < count; i++) {
+        const struct zk_change *c = &changes[i];
+        if (c->value)
+            zk_body_put(&again, c->key, c->owner, c->value, c->length);
+        else
+            zk_body_delete(&again, c->key);
+    }
+    ASSERT(again.length == length && memcmp(again.data, p, length) == 0);
+    enc_done(&again);
+}
+
+/* A log: one byte of removal and the u16 length of an entry's body, the body, and so on. Bodies are
+ * applied, entries that nothing needs are removed, and what the rest adds up to stays right. */
+static void fuzz_log(const uint8_t *data, size_t size)
+{
+    struct zk_state s;
+    zk_state_init(&s);
+    while (size >= 3) {
+        struct zk_header h = {.revision = s.revision + 1};
+        struct zk_loose loose;
+        struct zk_change *changes;
+        unsigned count;
+        size_t length = MIN((size_t)(data[1] | data[2] << 8), size - 3);
+        if (data[0] & 1 && zk_state_removable(&s, data[0] >> 1, UINT64_MAX, &loose, 1) == 1) {
+            h.removed[0] = loose.revision;
+            h.removed_count = 1;
+        }
+        if (zk_body_decode(data + 3, length, &changes, &count) < 0)
+            break;
+        use_body(changes, count, data + 3, length);
+        h.body_length = (uint32_t)length;
+        ASSERT(zk_state_apply(&s, &h, changes, count) == 0);
+        zk_state_verify(&s);
+        free(changes);
+        data += 3 + length;
+        size -= 3 + length;
+    }
+    zk_state_done(&s);
+}
+
+static void fuzz_entry(const uint8_t *data, size_t size)
+{
+    struct zk_header h;
+    const uint8_t *body;
+    uint64_t revision;
+    (void)zk_head_decode(data, size, &revision);
+    if (zk_entry_decode(data, size, &h, &body) < 0)
+        return;
+    ASSERT(h.removed_count <= ZK_REMOVED_MAX && h.part_count <= ZK_PART_COUNT_MAX);
+    ASSERT(!body || h.body_length == 0 || (body >= data && h.body_length <= size));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1)
@@ -51,7 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     data++, size--;
     struct map_node node;
     struct claim claim;
-    switch (which % 3) {
+    switch (which % 5) {
     case 0:
         fuzz_map(data, size);
         break;
@@ -63,6 +124,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 2:
         (void)claim_decode(data, size, &claim);
+        break;
+    case 3:
+        fuzz_log(data, size);
+        break;
+    case 4:
+        fuzz_entry(data, size);
         break;
     }
     return 0;

@@ -121,7 +121,7 @@ fiber_fn int zk_wait_connected(struct zk *z)
             return -EIO;
         if (z->closing || z->ending)
             return -ETIMEDOUT;
-        if (rt_stopping(rt) && away > z->spec.timeout_ms * NS_PER_MS)
+        if (rt_stopping(rt) && away > NS_PER_S)
             return -ETIMEDOUT;
         if (now >= log_at) {
             log_warn("waiting for ZooKeeper at %s since %" PRIu64 " s: is it running, and is that "

@@ -56,7 +56,7 @@ void zk_wake_all(struct zk *z);
 /* The connection is of no use any more: tells once. */
 void zk_lose(struct zk *z, const char *why);
 /* Waits for a connection. 0; -EIO: lost; -ECANCELED: closing; -ETIMEDOUT: the program is being
- * stopped, or the connection closed, and there was none for longer than the session's timeout. */
+ * stopped (and there was none for a second), or the connection closed. */
 fiber_fn int zk_wait_connected(struct zk *z);
 /* After an answer that nobody knows: a moment, for the news of a lost connection to arrive. */
 fiber_fn void zk_breathe(struct zk *z);
