@@ -123,3 +123,29 @@ def test_wrong_specs(tmp_path):
         done = run([SHEEP, "run", store, "--cluster", spec, "--admin", "127.0.0.1:0", "--nbd", "127.0.0.1:0", "--peer",
                     "127.0.0.1:0"], expect=None, limit_s=30)
         assert done.returncode in (1, 2, 64) and re.search(re.escape(words), done.stderr), (spec, done)
+
+
+@pytest.mark.limit(200)
+def test_stop_without_zookeeper(cluster, zookeeper):
+    """Daemons can be stopped while no server answers; what they hold is there when all are started again."""
+    cluster.create("disk", f"{BLOCKS * BLOCK}")
+    verifier = Verifier(BLOCKS, 3)
+    connection = open_export(cluster.sheep[0], "disk")
+    load = Load(verifier, connection)
+    load.start()
+    load.wait_progress()
+    assert load.stop()
+    flush(connection)
+    connection.close()
+    zookeeper.kill9()
+    for sheep in cluster.sheep:
+        sheep.terminate()
+    for sheep in cluster.sheep:
+        sheep.stop(expect=None)
+    zookeeper.start()
+    cluster.start_all()
+    cluster.wait_serving()
+    connection = open_export(cluster.sheep[1], "disk", limit_s=120)
+    verifier.verify(connection)
+    connection.close()
+    cluster.stop_all()

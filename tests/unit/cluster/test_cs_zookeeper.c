@@ -44,7 +44,7 @@ static fiber_fn void contract_scene(struct rt *rt)
 
 static void test_contract(void **state)
 {
-    zk_run_scene(contract_scene);
+    zk_run_scene(10, contract_scene);
 }
 
 /* --- many keys --- */
@@ -110,7 +110,7 @@ static fiber_fn void records_scene(struct rt *rt)
 
 static void test_records(void **state)
 {
-    zk_run_scene(records_scene);
+    zk_run_scene(10, records_scene);
 }
 
 /* --- servers that go and come --- */
@@ -195,11 +195,11 @@ static fiber_fn void restart_scene(struct rt *rt)
     mirror_wait_key(&m, "count/alive");
     counter_start(&x, rt, a, "count/x");
     counter_start(&y, rt, b, "count/y");
-    for (unsigned round = 0; round < 6; round++) {
+    for (unsigned round = 0; round < 5; round++) {
         fiber_sleep(rt, (100 + rt_random(rt) % 300) * NS_PER_MS);
-        if (round % 3 == 2) {
+        if (round == 2) {
             zk_server_signal(&zk_stage.servers, 0, SIGSTOP);
-            fiber_sleep(rt, 3 * NS_PER_S); /* of 4 s: the library gives the connection up */
+            fiber_sleep(rt, 7 * NS_PER_S); /* of 10: the library gives the connection up */
             zk_server_signal(&zk_stage.servers, 0, SIGCONT);
         } else {
             zk_server_kill(&zk_stage.servers, 0);
@@ -222,7 +222,7 @@ static fiber_fn void restart_scene(struct rt *rt)
 
 static void test_restart(void **state)
 {
-    zk_run_scene(restart_scene);
+    zk_run_scene(10, restart_scene);
 }
 
 static bool confirmed(struct rt *rt, const struct cs *cs)
@@ -278,7 +278,7 @@ static fiber_fn void ensemble_scene(struct rt *rt)
 
 static void test_ensemble(void **state)
 {
-    zk_run_scene(ensemble_scene);
+    zk_run_scene(10, ensemble_scene);
 }
 
 /* --- wrong places --- */
@@ -396,12 +396,12 @@ static fiber_fn void vandal_scene(struct rt *rt)
 
 static void test_vandal(void **state)
 {
-    zk_run_scene(vandal_scene);
+    zk_run_scene(10, vandal_scene);
 }
 
 static void test_wrong_places(void **state)
 {
-    zk_run_scene(wrong_scene);
+    zk_run_scene(10, wrong_scene);
 }
 
 /* No server: opening waits, and gives up when the program is stopped. */

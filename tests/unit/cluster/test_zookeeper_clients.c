@@ -213,7 +213,7 @@ static fiber_fn void killed_scene(struct rt *rt)
 
 static void test_killed(void **state)
 {
-    zk_run_scene(killed_scene);
+    zk_run_scene(4, killed_scene);
 }
 
 /* A process that is suspended for longer than its timeout notices when it comes back. */
@@ -238,7 +238,7 @@ static fiber_fn void suspended_scene(struct rt *rt)
 
 static void test_suspended(void **state)
 {
-    zk_run_scene(suspended_scene);
+    zk_run_scene(4, suspended_scene);
 }
 
 /* A node whose loop hangs, or whose disk does not answer, loses its session though the library's
@@ -267,7 +267,7 @@ static fiber_fn void hung_scene(struct rt *rt)
 
 static void test_hung(void **state)
 {
-    zk_run_scene(hung_scene);
+    zk_run_scene(4, hung_scene);
 }
 
 /* --- the log --- */
@@ -297,7 +297,7 @@ static fiber_fn void missed_scene(struct rt *rt)
     char spec[300];
     unsigned nodes = zk_server_node_count(&zk_stage.servers, 0);
     strcpy(spec, zk_stage.where);
-    strcpy(strstr(spec, "?timeout="), "?timeout=10");
+    strcpy(strstr(spec, "?timeout="), "?timeout=60"); /* it must not expire */
     ASSERT(zk_open(rt, zk_stage.where, &cs) == 0);
     mirror_init(&ready, rt, cs, "ready");
     mirror_init(&answer, rt, cs, "answer");
@@ -332,7 +332,7 @@ static fiber_fn void missed_scene(struct rt *rt)
 
 static void test_missed_commits(void **state)
 {
-    zk_run_scene(missed_scene);
+    zk_run_scene(10, missed_scene);
 }
 
 int main(int argc, char **argv)

@@ -55,12 +55,12 @@ void zk_run(fiber_fn void (*fn)(struct rt *rt))
     rt_uring_free(s.rt);
 }
 
-void zk_run_scene(fiber_fn void (*fn)(struct rt *rt))
+void zk_run_scene(unsigned timeout_s, fiber_fn void (*fn)(struct rt *rt))
 {
     char address[128];
     zk_servers_address(&zk_stage.servers, address, sizeof(address));
-    snprintf(zk_stage.where, sizeof(zk_stage.where), "zookeeper:%s/test/%u?timeout=4", address,
-             ++zk_stage.scene_count);
+    snprintf(zk_stage.where, sizeof(zk_stage.where), "zookeeper:%s/test/%u?timeout=%u", address,
+             ++zk_stage.scene_count, timeout_s);
     zk_run(fn);
 }
 

@@ -58,7 +58,7 @@ static void write_config(const struct zk_servers *s, unsigned index)
     fprintf(f,
             "dataDir=%s/%u\nclientPort=%u\nclientPortAddress=127.0.0.1\ntickTime=500\n"
             "initLimit=40\nsyncLimit=10\nadmin.enableServer=false\nmaxClientCnxns=0\n"
-            "4lw.commands.whitelist=srvr\n",
+            "maxSessionTimeout=60000\n4lw.commands.whitelist=srvr\n",
             s->directory, index + 1, s->ports[index]);
     for (unsigned i = 0; s->count > 1 && i < s->count; i++)
         fprintf(f, "server.%u=127.0.0.1:%u:%u\n", i + 1, s->peer_ports[i], s->vote_ports[i]);
