@@ -188,7 +188,7 @@ static void say_lost(const struct reasons *r, const struct map_node *n)
     if (h.in_sync > 0)
         say(r,
             "node %s was given up, and nobody else has all that was written to %" PRIu32
-            " %s: `dog node lost %s --accept-loss --take NODE` continues with what NODE has",
+            " %s: `dog node lost %s --accept-loss NODE` continues with what NODE has",
             n->name, h.in_sync, groups(h.in_sync), n->name);
     else if (h.held > 0)
         say(r,

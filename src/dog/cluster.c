@@ -150,19 +150,32 @@ static int run_info(struct dog *d)
 
 static void print_status(const json_t *answer)
 {
+    static const struct {
+        const char *key, *text;
+    } kinds[] = {
+        {"full", "with all copies"},
+        {"moving", "with all copies, and more being made"},
+        {"degraded", "with fewer copies than wanted"},
+        {"read_only", "with too few for writing"},
+        {"waiting", "waiting for a node"},
+        {"lost", "waiting for a decision"},
+    };
     const json_t *groups = json_object_get(answer, "groups");
+    const char *separator = ":";
     size_t i;
     json_t *reason;
     printf("%s\n", dog_string(answer, "state"));
     json_array_foreach(json_object_get(answer, "reasons"), i, reason)
-    {
-        const char *action = dog_string(reason, "action");
-        printf("- %s%s%s\n", dog_string(reason, "text"), action[0] ? "\n  " : "", action);
+        printf("- %s\n", json_string_value(reason));
+    printf("%" PRIu64 " groups", dog_u64(groups, "total"));
+    for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
+        uint64_t n = dog_u64(groups, kinds[k].key);
+        if (n == 0)
+            continue;
+        printf("%s %" PRIu64 " %s", separator, n, kinds[k].text);
+        separator = ",";
     }
-    printf("groups: %" PRIu64 ", with all copies %" PRIu64 ", with fewer %" PRIu64
-           ", writes wait in %" PRIu64 ", moving %" PRIu64 "\n",
-           dog_u64(groups, "total"), dog_u64(groups, "full"), dog_u64(groups, "degraded"),
-           dog_u64(groups, "waiting"), dog_u64(groups, "moving"));
+    printf("\n");
 }
 
 static int run_status(struct dog *d)
@@ -244,7 +257,7 @@ static const struct dog_verb verbs[] = {
      "not.\n\n"
      "Examples:\n"
      "  dog cluster status\n"
-     "  dog cluster status -r       one word: healthy, recovering, degraded or waiting\n",
+     "  dog cluster status -r       one word: healthy, degraded, recovering, waiting or lost\n",
      run_status},
     {"check", "", 0, 0, NULL, "proves that stored objects, references and copies agree",
      "Walks every volume and snapshot down to its data, takes the inventory of every sheep, and\n"

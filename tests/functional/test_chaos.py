@@ -93,6 +93,7 @@ class Chaos:
         other = next(s for s in self.cluster.sheep if s is not sheep)
         wait_for(lambda: self.cluster.dog("node", "lost", sheep.name, sheep=other, expect=None).returncode == 0,
                  f"{sheep.name} to be declared lost", 30)
+        self.cluster.dog("node", "remove", sheep.name, sheep=other)
         self.replaced += 1
         sheep.name = f"n{sheep.index}r{self.replaced}"
         sheep.format()

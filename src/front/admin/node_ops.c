@@ -7,7 +7,7 @@
 
 static const char *state_name(const struct map_node *n)
 {
-    if (n->session.value == 0)
+    if (n->session.value == 0 && n->state != MAP_NODE_LOST)
         return "missing";
     switch (n->state) {
     case MAP_NODE_ACTIVE:
