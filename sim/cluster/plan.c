@@ -65,13 +65,16 @@ static void draw_work(struct plan *p, uint64_t *state)
     p->weights[WORK_USE] = 20;
     p->delay_ns = NS_PER_US << draw(state, 20);
     p->publish_ns = NS_PER_US << draw(state, 22);
-    p->grace_ns = NS_PER_MS << draw(state, 11);
+    p->linger_ns = NS_PER_MS << draw(state, 11);
 }
 
 static void draw_faults(struct plan *p, uint64_t *state)
 {
     static const uint64_t periods_ms[] = {0, 100, 300, 1000, 3000};
     p->fault_period_ns = NS_PER_MS * periods_ms[draw(state, ARRAY_SIZE(periods_ms))];
+    p->recovery = draw(state, 10) > 0;
+    p->grace_ns = 1 + (NS_PER_MS << draw(state, 13));
+    p->out_ns = NS_PER_MS << (8 + draw(state, 12));
     p->timeout_ns = NS_PER_MS * between(state, 500, 10000);
     p->down_ns_max = NS_PER_MS << draw(state, 15);
     p->length_ns = NS_PER_MS << draw(state, 14);
@@ -131,9 +134,12 @@ void plan_print(const struct plan *p)
             p->disk_bytes >> 10, p->log_bytes >> 10);
     fprintf(stderr,
             "  %u guests with %u volumes of %" PRIu64 " KiB, depth %u, I/O to %" PRIu64
-            " B, %u operations; session timeout %" PRIu64 " ms\n",
-            p->clients, p->volumes, p->capacity >> 10, p->depth, p->io_max, p->operations,
-            ms(p->timeout_ns));
+            " B, %u operations\n",
+            p->clients, p->volumes, p->capacity >> 10, p->depth, p->io_max, p->operations);
+    fprintf(stderr,
+            "  recovery %s, session timeout %" PRIu64 " ms, grace %" PRIu64
+            " ms, out after %" PRIu64 " ms\n",
+            p->recovery ? "on" : "off", ms(p->timeout_ns), ms(p->grace_ns), ms(p->out_ns));
     fprintf(stderr, "  faults every %" PRIu64 " ms for %" PRIu64 " ms, down %" PRIu64 " ms:",
             ms(p->fault_period_ns), ms(p->length_ns), ms(p->down_ns_max));
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) {

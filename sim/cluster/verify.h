@@ -4,8 +4,9 @@
  *
  * V1 All images are there, no others, and read right (C1, C5, G4). V2 volume_check() comes to rest
  * without a finding (G1, G2). V3 Every object is on its group's nodes, byte for byte the same, and
- * nowhere else (C3). V4 When all is deleted, nothing is left (in some seeds). V5 Every node ends
- * orderly, and its store proves right from the disk (S2).
+ * nowhere else (C3), and recovery has ended before: each group has its copies. V4 When all is
+ * deleted, nothing is left (in some seeds). V5 Every node ends orderly, and its store proves right
+ * from the disk (S2).
  */
 #pragma once
 #include "sim/cluster/work.h"

@@ -117,7 +117,11 @@ static fiber_fn int join_cluster(struct node *n)
                                 .address = listener_address(n->listener),
                                 .admin = n->name,
                                 .weight = 1024,
-                                .inexact = store_is_inexact(n->store)};
+                                .inexact = store_is_inexact(n->store),
+                                .recovery =
+                                    w->plan.recovery ? CLUSTER_RECOVERY_ON : CLUSTER_RECOVERY_OFF,
+                                .grace_ns = w->plan.grace_ns,
+                                .out_ns = w->plan.out_ns};
     store_ids(n->store, &o.store_uuid, &o.store_cluster);
     int r = sim_cs_open(n->rt, w->cs, &o.cs);
     if (r < 0)
@@ -137,7 +141,7 @@ static fiber_fn int start_services(struct node *n)
         r = volumes_start(n->rt, n->cluster, n->objects, &vo, &n->volumes);
     if (r < 0)
         return r;
-    n->volumes->grace_ns = p->grace_ns;
+    n->volumes->grace_ns = p->linger_ns;
     n->volumes->delay_ns = p->delay_ns;
     n->volumes->publish_ns = p->publish_ns;
     return 0;

@@ -45,9 +45,11 @@ struct plan {
     unsigned nodes, zones, copies, min_copies, groups, entries;
     unsigned volumes, clients, depth; /* depth: I/O at once of one guest */
     uint64_t disk_bytes, log_bytes, capacity, io_max;
-    uint64_t timeout_ns; /* of sessions */
-    uint64_t delay_ns, publish_ns, grace_ns;
-    uint64_t fault_period_ns; /* mean; 0: no faults */
+    bool recovery; /* dead nodes leave their groups and join again */
+    uint64_t grace_ns, out_ns;
+    uint64_t timeout_ns;                      /* of sessions */
+    uint64_t delay_ns, publish_ns, linger_ns; /* of volumes */
+    uint64_t fault_period_ns;                 /* mean; 0: no faults */
     uint64_t down_ns_max, length_ns;
     uint64_t silent_ns_max;
     unsigned operations;  /* of all guests together */
