@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include "base/hash.h"
 #include "sim/cluster/content.h"
+#include "sim/cluster/members.h"
 
 #define MEMBER_BITS(w) ((1u << (w)->plan.nodes) - 1)
 
@@ -158,6 +159,8 @@ static bool rot_block(struct world *w)
 
 static void die(struct world *w, struct node *n, enum node_death death, uint64_t down)
 {
+    if (n->held)
+        return;
     world_note(w, "fault %s: node %s", death == DEATH_POWER ? "power-cut" : "kill", n->name);
     node_die(n, death, down);
 }
@@ -175,6 +178,8 @@ static void stop_some(struct world *w)
 static void plan_disk_fault(struct world *w, enum disk_op op, enum sim_fault fault)
 {
     struct node *n = some_node(w);
+    if (n->held)
+        return; /* its disk is the administrator's */
     world_note(w, "fault at an I/O: node %s, %d %d", n->name, (int)op, (int)fault);
     sim_disk_fault(w->sim, n->disk, op, fault, 1 + dice(w, 30));
 }
@@ -212,6 +217,12 @@ static bool strike(struct world *w, enum fault_kind kind)
         return true;
     case FAULT_ROT:
         return rot_block(w);
+    case FAULT_DRAIN:
+    case FAULT_WEIGHT:
+    case FAULT_COPIES:
+    case FAULT_REPLACE:
+    case FAULT_JOIN:
+        return members_strike(w, kind);
     default:
         begin_lasting(w, kind, dice(w, 2) ? 1u << dice(w, w->plan.nodes) : members);
         return true;
@@ -234,6 +245,9 @@ static fiber_fn void nemesis_main(void *arg)
         enum fault_kind kind = enabled[dice(w, count)];
         w->stats.faults[kind] += strike(w, kind);
     }
+    while (!w->healing)
+        fiber_sleep(w->rt, 50 * NS_PER_MS);
+    members_heal(w);
     w->running--;
 }
 

@@ -30,6 +30,11 @@ const char *const fault_names[FAULT_KIND_COUNT] = {
     [FAULT_ROT] = "rot",
     [FAULT_FULL_DISK] = "full-disk",
     [FAULT_LYING_DISK] = "lying-disk",
+    [FAULT_DRAIN] = "drain",
+    [FAULT_WEIGHT] = "weight",
+    [FAULT_COPIES] = "copies",
+    [FAULT_REPLACE] = "replace-disk",
+    [FAULT_JOIN] = "join",
 };
 
 static uint64_t between(uint64_t *state, uint64_t min, uint64_t max)
@@ -91,6 +96,7 @@ static void choose_lossy(struct plan *p)
         FAULT_POWER_CUT, FAULT_KILL,      FAULT_POWER_CUT_ALL, FAULT_RESTART,
         FAULT_PARTITION, FAULT_ONE_WAY,   FAULT_STORE_CUT,     FAULT_STORE_OUTAGE,
         FAULT_IO_ERROR,  FAULT_CUT_AT_IO, FAULT_FULL_DISK,     FAULT_READ_ERROR,
+        FAULT_DRAIN,     FAULT_WEIGHT,    FAULT_COPIES,        FAULT_REPLACE,
     };
     bool possible = p->fault_period_ns > 0 && p->copies > 1;
     p->faults[FAULT_ROT] = possible && p->seed % 12 == 1;
@@ -98,6 +104,18 @@ static void choose_lossy(struct plan *p)
     bool lossy = p->faults[FAULT_ROT] || p->faults[FAULT_LYING_DISK];
     for (unsigned i = 0; lossy && i < ARRAY_SIZE(others); i++)
         p->faults[others[i]] = false;
+}
+
+/* Faults of administrators need recovery. */
+static void choose_members(struct plan *p, uint64_t *state)
+{
+    static const enum fault_kind kinds[] = {FAULT_DRAIN, FAULT_WEIGHT, FAULT_COPIES, FAULT_REPLACE,
+                                            FAULT_JOIN};
+    for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+        p->faults[kinds[i]] = p->faults[kinds[i]] && p->recovery;
+    if (p->faults[FAULT_JOIN])
+        p->spares = (unsigned)MIN(between(state, 1, 2), NODE_COUNT_MAX - p->nodes);
+    p->nodes += p->spares;
 }
 
 void plan_draw(struct plan *p, uint64_t seed)
@@ -108,11 +126,13 @@ void plan_draw(struct plan *p, uint64_t seed)
     draw_work(p, &state);
     draw_faults(p, &state);
     choose_lossy(p);
+    choose_members(p, &state);
 }
 
 void plan_set_nodes(struct plan *p, unsigned nodes)
 {
     p->nodes = nodes;
+    p->spares = 0;
     p->copies = MIN(p->copies, nodes);
     p->zones = MAX(p->copies, MIN(p->zones, nodes));
     p->min_copies = MIN(p->min_copies, p->copies);
@@ -127,10 +147,10 @@ static uint64_t ms(uint64_t ns)
 void plan_print(const struct plan *p)
 {
     fprintf(stderr,
-            "seed %" PRIu64
-            ": %u nodes in %u zones, %u copies (at least %u), %u groups, %u entries, "
+            "seed %" PRIu64 ": %u nodes (%u of them later) in %u zones, %u copies (at least %u), "
+                            "%u groups, %u entries, "
             "disk %" PRIu64 " KiB, log %" PRIu64 " KiB\n",
-            p->seed, p->nodes, p->zones, p->copies, p->min_copies, p->groups, p->entries,
+            p->seed, p->nodes, p->spares, p->zones, p->copies, p->min_copies, p->groups, p->entries,
             p->disk_bytes >> 10, p->log_bytes >> 10);
     fprintf(stderr,
             "  %u guests with %u volumes of %" PRIu64 " KiB, depth %u, I/O to %" PRIu64

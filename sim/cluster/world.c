@@ -284,7 +284,7 @@ static void watch_node(struct node *n)
 {
     struct world *w = n->w;
     uint64_t now = sim_now(w->sim);
-    if (n->state == NODE_DOWN && n->may_start && !w->ending && now >= n->start_at_ns)
+    if (n->state == NODE_DOWN && n->may_start && !n->held && !w->ending && now >= n->start_at_ns)
         node_start(n);
     if (n->state == NODE_UP && (store_failed(n->store) || cluster_cs(n->cluster)->lost)) {
         world_note(w, "node %s: leaves: %s", n->name,
@@ -398,21 +398,25 @@ struct making {
     bool done;
 };
 
+fiber_fn void world_format_store(struct node *n)
+{
+    struct world *w = n->w;
+    const struct store_format_options fo = {.store_uuid = n->uuid,
+                                            .size = w->plan.disk_bytes,
+                                            .log_bytes = w->plan.log_bytes,
+                                            .overwrite = true,
+                                            .sparse = w->plan.faults[FAULT_FULL_DISK],
+                                            .zero_bytes = 4096};
+    int r = store_format(w->rt, n->disk, &fo, NULL, NULL);
+    if (r < 0)
+        world_wrong(w, "a store cannot be formatted: %s", err_text(r));
+}
+
 static fiber_fn void format_store_main(void *arg)
 {
     struct making *m = arg;
-    for (unsigned i = 0; i < m->w->plan.nodes; i++) {
-        struct node *n = &m->w->nodes[i];
-        const struct store_format_options fo = {.store_uuid = n->uuid,
-                                                .size = m->w->plan.disk_bytes,
-                                                .log_bytes = m->w->plan.log_bytes,
-                                                .overwrite = true,
-                                                .sparse = m->w->plan.faults[FAULT_FULL_DISK],
-                                                .zero_bytes = 4096};
-        int r = store_format(m->w->rt, n->disk, &fo, NULL, NULL);
-        if (r < 0)
-            world_wrong(m->w, "a store cannot be formatted: %s", err_text(r));
-    }
+    for (unsigned i = 0; i < m->w->plan.nodes; i++)
+        world_format_store(&m->w->nodes[i]);
     m->done = true;
 }
 
@@ -432,6 +436,8 @@ static bool all_serve(struct world *w)
 {
     for (unsigned i = 0; i < w->plan.nodes; i++) {
         struct node *n = &w->nodes[i];
+        if (n->held)
+            continue;
         if (n->state != NODE_UP || (w->formatted && !cluster_serving(n->cluster)))
             return false;
     }
@@ -463,7 +469,8 @@ static void make_node(struct world *w, unsigned i)
     memset(n->uuid.bytes, 0x11 + (int)i, sizeof(n->uuid.bytes));
     list_init(&n->calls);
     waitq_init(&n->idle);
-    n->may_start = true;
+    n->held = n->spare = i >= w->plan.nodes - w->plan.spares;
+    n->may_start = !n->held;
     ASSERT(sim_disk_new(w->sim, n->disk, w->plan.disk_bytes, DISK_WRITE_BACK) == 0);
     if (w->plan.faults[FAULT_FULL_DISK])
         sim_disk_sparse(w->sim, n->disk, w->plan.disk_bytes);

@@ -35,6 +35,11 @@ enum fault_kind {
     FAULT_ROT,
     FAULT_FULL_DISK,
     FAULT_LYING_DISK,
+    FAULT_DRAIN,
+    FAULT_WEIGHT,
+    FAULT_COPIES,
+    FAULT_REPLACE,
+    FAULT_JOIN,
     FAULT_KIND_COUNT,
 };
 extern const char *const fault_names[FAULT_KIND_COUNT];
@@ -42,6 +47,7 @@ extern const char *const fault_names[FAULT_KIND_COUNT];
 /* What a seed has chosen. */
 struct plan {
     uint64_t seed;
+    unsigned spares; /* of the nodes: not there at the beginning */
     unsigned nodes, zones, copies, min_copies, groups, entries;
     unsigned volumes, clients, depth; /* depth: I/O at once of one guest */
     uint64_t disk_bytes, log_bytes, capacity, io_max;
@@ -67,6 +73,9 @@ struct node {
     struct rt *rt;
     char name[8], zone[16], disk[16];
     struct uuid uuid;
+    unsigned generation; /* of its disk */
+    bool held;           /* nobody starts it */
+    bool spare;          /* has never been started */
     enum node_state state;
     uint64_t process; /* number of its present or last life */
     bool registered;  /* its cluster service has started */
@@ -104,6 +113,7 @@ struct world {
     uint64_t trace; /* hash of everything that happened */
     uint64_t fault_random;
     bool verbose, formatted, healing, outage, ending, over;
+    bool replacing;   /* a node's disk */
     unsigned running; /* fibers of guests and faults */
     const char *stage;
     struct sim_stats stats;
@@ -142,6 +152,8 @@ static inline bool node_up(const struct node *n)
 {
     return n->state == NODE_UP;
 }
+/* An empty store with the node's present uuid on its disk, which nobody has open. */
+fiber_fn void world_format_store(struct node *n);
 /* Everything that was broken is whole from now on; nodes that are down start soon. */
 void world_heal(struct world *w);
 uint64_t process_gone_at(void *world, uint64_t process);
