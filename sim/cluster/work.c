@@ -269,7 +269,7 @@ static fiber_fn void create(struct work *k)
     if (dice(k, 2))
         c.size = k->w->plan.capacity;
     int r = operate(k, work_some_node(k), call_create, &c, "create");
-    m->exists = r == 0 || (is_unknown(r) && settle(k, m, &size));
+    m->exists = r == 0 || settle(k, m, &size); /* also when it was refused on its way */
     if (m->exists)
         content_init(&m->content, c.size, k->w->plan.capacity);
     m->claimed = false;
@@ -287,7 +287,7 @@ static fiber_fn void clone(struct work *k)
     snprintf(m->name, sizeof(m->name), "v%u", (unsigned)(m - k->volumes));
     struct named_call c = {.name = k->volumes[s->volume].name, .tag = s->tag, .other = m->name};
     int r = operate(k, work_some_node(k), call_clone, &c, "clone");
-    m->exists = r == 0 || (is_unknown(r) && settle(k, m, &size));
+    m->exists = r == 0 || settle(k, m, &size);
     if (m->exists)
         content_copy(&m->content, &s->content);
     m->claimed = false;

@@ -128,6 +128,16 @@ static int plan(struct volumes *vs, const struct volume_create_options *o, struc
     return 0;
 }
 
+/* A node that may not open the volume must not make it: who was refused tries again. */
+static int check_member(struct volumes *vs, struct volume_error *ret_error)
+{
+    if (cluster_self(vs->cluster) >= 0)
+        return 0;
+    return volume_error_set(ret_error, -EAGAIN,
+                            "this node is not part of the cluster map yet; if the cluster is new, "
+                            "run `dog cluster format`");
+}
+
 /* K1: opens the new volume, which finishes it; it stays open for the grace period. */
 static fiber_fn int finish(struct volumes *vs, const char *name, struct volume_error *ret_error)
 {
@@ -145,6 +155,8 @@ fiber_fn int volume_create(struct volumes *vs, const struct volume_create_option
     int r = check_name(o->name, "name", ret_error);
     if (!r)
         r = plan(vs, o, &call.image, ret_error);
+    if (!r)
+        r = check_member(vs, ret_error);
     if (r)
         return r;
     r = cluster_new_vids(vs->cluster, 1, &call.image.vid);
@@ -166,6 +178,8 @@ fiber_fn int volume_clone(struct volumes *vs, const char *source, const char *ta
         r = check_name(source, "name of the source", ret_error);
     if (!r)
         r = check_name(tag, "tag", ret_error);
+    if (!r)
+        r = check_member(vs, ret_error);
     if (r)
         return r;
     r = cluster_new_vids(vs->cluster, 1, &call.image.vid);
