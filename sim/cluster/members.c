@@ -206,6 +206,12 @@ fiber_fn void members_heal(struct world *w)
     while (join_spare(w))
         continue;
     for (unsigned i = 0; i < w->plan.nodes; i++) {
+        while (w->nodes[i].held || !node_up(&w->nodes[i]))
+            fiber_sleep(w->rt, WISH_STEP_NS);
+    }
+    for (unsigned i = 0; i < w->plan.nodes; i++) {
+        if (w->plan.faults[FAULT_DRAIN])
+            wish(w, w->nodes[i].name, CLUSTER_WISH_UNDRAIN, 0);
         if (w->plan.faults[FAULT_WEIGHT])
             wish(w, w->nodes[i].name, CLUSTER_WISH_WEIGHT, CLUSTER_WEIGHT_REGISTERED);
     }
