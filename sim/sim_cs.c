@@ -8,6 +8,8 @@
  *     arrive a little later, in order. Nothing touches the fibers of a node that died.
  * SC3 While the store cannot be reached, calls wait, and end with an unknown outcome when that
  *     takes too long: what was not applied by then never is.
+ * SC4 A session with a timeout ends `timeout_ns` after the store heard of it last, never sooner:
+ *     what the node takes for confirmed, counted from before it sent, ends earlier.
  */
 #include "sim/sim_cs.h"
 #include <stdlib.h>
@@ -36,6 +38,7 @@ struct sim_cs {
     uint64_t revision, session_last;
     struct list conns;
     bool outage, late_loss;
+    uint64_t timeout_ns; /* 0: sessions end only when told to */
     struct rt *cut[CUT_COUNT_MAX];
     unsigned cut_count;
 };
@@ -56,7 +59,11 @@ struct sim_cs_conn {
     struct cs_watches watches;
     struct list queue;
     struct timer deliver;
-    bool ended; /* the session is over, and the node does not know it yet */
+    bool ended;        /* the session is over, and the node does not know it yet */
+    uint64_t heard_ns; /* SC4 */
+    struct timer expiry;
+    bool beating, closing;
+    struct waitq beat;
 };
 
 static struct sim_cs_conn *conn_of(struct cs *cs)
@@ -349,6 +356,7 @@ static void end_keys(struct sim_cs *sc, uint64_t session)
 
 static void conn_free(struct sim_cs_conn *c)
 {
+    timer_cancel(&c->expiry);
     struct queued *q, *next;
     list_for_each_safe (q, next, &c->queue, link)
         free(q);
@@ -359,6 +367,10 @@ static void conn_free(struct sim_cs_conn *c)
 static fiber_fn void sim_cs_close(struct cs *cs)
 {
     struct sim_cs_conn *c = conn_of(cs);
+    c->closing = true;
+    waitq_wake_all(&c->beat);
+    while (c->beating)
+        waitq_wait(&c->beat);
     timer_cancel(&c->deliver);
     cs_watches_stop(&c->watches);
     end_keys(c->store, cs->session.value);
@@ -395,6 +407,11 @@ static void resume(struct sim_cs *sc)
 
 void sim_cs_outage(struct sim_cs *sc, bool on)
 {
+    struct sim_cs_conn *c;
+    if (sc->outage && !on) {
+        list_for_each (c, &sc->conns, link)
+            c->heard_ns = sc->sim->now;
+    }
     sc->outage = on;
     resume(sc);
 }
@@ -416,6 +433,68 @@ void sim_cs_cut(struct sim_cs *sc, struct rt *node, bool on)
 void sim_cs_late_loss(struct sim_cs *sc, bool on)
 {
     sc->late_loss = on;
+}
+
+/* SC4 */
+static void expiry_fire(struct timer *t)
+{
+    struct sim_cs_conn *c = container_of(t, struct sim_cs_conn, expiry);
+    struct sim_cs *sc = c->store;
+    uint64_t end = (sc->outage ? sc->sim->now : c->heard_ns) + sc->timeout_ns;
+    if (sc->sim->now < end)
+        timer_arm(&c->expiry, end);
+    else
+        end_conn(c);
+}
+
+/* One confirmation: the node works, and the store has heard of it. */
+static fiber_fn void beat_once(struct sim_cs_conn *c)
+{
+    struct sim *s = c->store->sim;
+    uint64_t sent_ns = s->now;
+    if (c->cs.probe && c->cs.probe(c->cs.probe_arg) < 0)
+        return;
+    if (delay(c) < 0)
+        return;
+    c->heard_ns = s->now;
+    if (delay(c) == 0)
+        c->cs.confirmed_ns = MAX(c->cs.confirmed_ns, sent_ns);
+}
+
+static fiber_fn void beat_main(void *arg)
+{
+    struct sim_cs_conn *c = arg;
+    while (!c->closing && !c->cs.lost && !rt_stopping(c->cs.rt)) {
+        beat_once(c);
+        if (!c->closing)
+            (void)waitq_wait_until(&c->beat, c->cs.rt, c->store->sim->now + c->cs.timeout_ns / 8);
+    }
+    c->beating = false;
+    waitq_wake_all(&c->beat);
+}
+
+static void beat_start(struct sim_cs_conn *c)
+{
+    c->heard_ns = c->cs.confirmed_ns = c->store->sim->now;
+    c->cs.timeout_ns = c->store->timeout_ns;
+    timer_arm(&c->expiry, c->heard_ns + c->cs.timeout_ns);
+    c->beating = true;
+    ASSERT(fiber_spawn(c->cs.rt, "session", beat_main, c) == 0);
+}
+
+void sim_cs_timeout(struct sim_cs *sc, uint64_t timeout_ns)
+{
+    sc->timeout_ns = timeout_ns;
+}
+
+bool sim_cs_is_over(const struct sim_cs *sc, struct session session)
+{
+    const struct sim_cs_conn *c;
+    list_for_each (c, &sc->conns, link) {
+        if (c->cs.session.value == session.value)
+            return c->ended || c->cs.lost || c->closing;
+    }
+    return true;
 }
 
 void sim_cs_end_session(struct sim_cs *sc, struct session session)
@@ -481,7 +560,11 @@ int sim_cs_open(struct rt *rt, struct sim_cs *sc, struct cs **ret)
     cs_watches_init(&c->watches, rt);
     list_init(&c->queue);
     timer_init(&c->deliver, rt, deliver_fire);
+    timer_init(&c->expiry, &sc->sim->world, expiry_fire);
+    waitq_init(&c->beat);
     list_push_back(&sc->conns, &c->link);
+    if (sc->timeout_ns > 0)
+        beat_start(c);
     *ret = &c->cs;
     return 0;
 }

@@ -24,5 +24,10 @@ void sim_cs_outage(struct sim_cs *sc, bool on);
  * it reaches the store again, if `late_loss` is set; else at once. */
 void sim_cs_cut(struct sim_cs *sc, struct rt *node, bool on);
 void sim_cs_late_loss(struct sim_cs *sc, bool on);
+/* From now on sessions that begin are confirmed again and again (driver.h), and end when nothing
+ * was heard of them for `timeout_ns`, outages not counted. */
+void sim_cs_timeout(struct sim_cs *sc, uint64_t timeout_ns);
+/* True when that session has ended, whether its node knows it or not. */
+bool sim_cs_is_over(const struct sim_cs *sc, struct session session);
 /* Ends the sessions of all nodes that died since they began them; their number. */
 unsigned sim_cs_end_dead(struct sim_cs *sc);

@@ -68,25 +68,8 @@ static void lasting_set(struct world *w, const struct lasting *l, bool on)
         set_ways(w, l->members, others, blocked);
     if (l->kind == FAULT_PARTITION)
         set_ways(w, others, l->members, blocked);
-    if (l->kind == FAULT_STORE_OUTAGE) {
-        w->outage = on;
+    if (l->kind == FAULT_STORE_OUTAGE)
         sim_cs_outage(w->cs, on);
-    }
-}
-
-/* A node that the cluster store does not reach loses its session. */
-static void end_cut_sessions(struct world *w, const struct lasting *l, uint64_t begun_ns)
-{
-    if (sim_now(w->sim) < begun_ns + w->plan.timeout_ns)
-        return;
-    for (unsigned i = 0; i < w->plan.nodes; i++) {
-        struct process *p = &w->processes[w->nodes[i].process];
-        if (!(l->members & 1u << i) || p->gone_at_ns != UINT64_MAX || p->session.value == 0)
-            continue;
-        world_note(w, "node %s: its session times out", w->nodes[i].name);
-        p->gone_at_ns = sim_now(w->sim);
-        sim_cs_end_session(w->cs, p->session);
-    }
 }
 
 static fiber_fn void lasting_main(void *arg)
@@ -97,8 +80,6 @@ static fiber_fn void lasting_main(void *arg)
     lasting_set(w, l, true);
     while (!w->healing && sim_now(w->sim) < end) {
         fiber_sleep(w->rt, MIN(end - sim_now(w->sim), 100 * NS_PER_MS));
-        if (l->kind == FAULT_STORE_CUT && !w->healing)
-            end_cut_sessions(w, l, now);
     }
     if (!w->healing) {
         world_note(w, "fault %s %x ends", fault_names[l->kind], l->members);

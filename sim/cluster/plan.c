@@ -148,7 +148,7 @@ void plan_print(const struct plan *p)
 {
     fprintf(stderr,
             "seed %" PRIu64 ": %u nodes (%u of them later) in %u zones, %u copies (at least %u), "
-                            "%u groups, %u entries, "
+            "%u groups, %u entries, "
             "disk %" PRIu64 " KiB, log %" PRIu64 " KiB\n",
             p->seed, p->nodes, p->spares, p->zones, p->copies, p->min_copies, p->groups, p->entries,
             p->disk_bytes >> 10, p->log_bytes >> 10);

@@ -80,15 +80,7 @@ static void process_begin(struct node *n)
     struct world *w = n->w;
     ASSERT(w->process_count < PROCESS_COUNT_MAX);
     n->process = w->process_count++;
-    w->processes[n->process] = (struct process){.dead_at_ns = UINT64_MAX, .gone_at_ns = UINT64_MAX};
-}
-
-static void process_gone(struct world *w, struct process *p)
-{
-    if (p->gone_at_ns != UINT64_MAX)
-        return;
-    p->gone_at_ns = sim_now(w->sim);
-    sim_cs_end_session(w->cs, p->session);
+    w->processes[n->process] = (struct process){.gone_at_ns = UINT64_MAX};
 }
 
 /* --- starting --- */
@@ -109,6 +101,12 @@ static fiber_fn int open_store(struct node *n)
     return store_open(n->rt, n->disk, &so, &n->store);
 }
 
+static fiber_fn int probe_store(void *arg)
+{
+    struct node *n = arg;
+    return store_probe(n->store);
+}
+
 static fiber_fn int join_cluster(struct node *n)
 {
     struct world *w = n->w;
@@ -117,6 +115,8 @@ static fiber_fn int join_cluster(struct node *n)
                                 .address = listener_address(n->listener),
                                 .admin = n->name,
                                 .weight = 1024,
+                                .probe = probe_store,
+                                .probe_arg = n,
                                 .inexact = store_is_inexact(n->store),
                                 .recovery =
                                     w->plan.recovery ? CLUSTER_RECOVERY_ON : CLUSTER_RECOVERY_OFF,
@@ -250,7 +250,6 @@ static void on_death(void *arg, struct rt *rt)
     if (n->state != NODE_DOWN)
         world_note(w, "node %s: dead", n->name);
     n->state = NODE_DOWN;
-    w->processes[n->process].dead_at_ns = sim_now(w->sim);
     n->volumes = NULL;
     n->objects = NULL;
     n->cluster = NULL;
@@ -304,9 +303,8 @@ static void watch_sessions(struct world *w)
 {
     for (uint64_t i = 0; i < w->process_count; i++) {
         struct process *p = &w->processes[i];
-        if (p->gone_at_ns == UINT64_MAX && p->dead_at_ns != UINT64_MAX && !w->outage &&
-            sim_now(w->sim) >= p->dead_at_ns + w->plan.timeout_ns)
-            process_gone(w, p);
+        if (p->gone_at_ns == UINT64_MAX && p->session.value && sim_cs_is_over(w->cs, p->session))
+            p->gone_at_ns = sim_now(w->sim);
     }
 }
 
@@ -324,7 +322,6 @@ static fiber_fn void supervise_main(void *arg)
 void world_heal(struct world *w)
 {
     w->healing = true;
-    w->outage = false;
     sim_cs_outage(w->cs, false);
     sim_silent_death(w->sim, 0);
     sim_links_heal(w->sim);
@@ -487,7 +484,8 @@ void world_start(struct world *w)
     w->rt = sim_node_new(w->sim, NULL);
     w->fault_random = hash_u64(w->plan.seed ^ 0xfa01);
     sim_on_death(w->sim, on_death, w);
-    sim_cs_late_loss(w->cs, w->plan.late_loss);
+    sim_cs_late_loss(w->cs, true);
+    sim_cs_timeout(w->cs, w->plan.timeout_ns);
     for (unsigned i = 0; i < w->plan.nodes; i++)
         make_node(w, i);
     ASSERT(fiber_spawn(w->rt, "format", format_store_main, &m) == 0);

@@ -61,7 +61,6 @@ struct plan {
     unsigned operations;  /* of all guests together */
     unsigned weights[16]; /* of the guests' operations, enum work_kind */
     bool faults[FAULT_KIND_COUNT];
-    bool late_loss;
 };
 
 enum node_state { NODE_DOWN, NODE_STARTING, NODE_UP, NODE_STOPPING };
@@ -93,7 +92,7 @@ struct node {
 
 struct process {
     struct session session;
-    uint64_t dead_at_ns, gone_at_ns; /* UINT64_MAX: not yet */
+    uint64_t gone_at_ns; /* its session's end; UINT64_MAX: not yet */
 };
 
 struct sim_stats {
@@ -112,7 +111,7 @@ struct world {
     uint64_t process_count;
     uint64_t trace; /* hash of everything that happened */
     uint64_t fault_random;
-    bool verbose, formatted, healing, outage, ending, over;
+    bool verbose, formatted, healing, ending, over;
     bool replacing;   /* a node's disk */
     unsigned running; /* fibers of guests and faults */
     const char *stage;
