@@ -2,7 +2,7 @@
 # The commands of this project. Each one installs what it needs, and may be run again at any time.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds chaos bench sweep sim format clean
+.PHONY: help deps build demo check unit functional interop style fuzz kill-rounds chaos bench sweep sim mutants format clean
 
 # KEEP=1: `make demo` leaves its cluster running. DEPS=no: do not look for Debian packages.
 # PARTS="style unit": only these parts of `make check`.
@@ -12,6 +12,7 @@ PARTS ?=
 ROUNDS ?= 100
 MINUTES ?= 10
 SEEDS ?= 1000
+MUTANTS ?=
 export KEEP
 
 need = $(if $(filter no,$(DEPS)),@true,@tools/deps/install $(1))
@@ -29,6 +30,7 @@ help:
 	@echo 'make fuzz         a minute of libFuzzer on each decoder'
 	@echo 'make sweep        power cut, kill -9, I/O error, lack of memory at every operation of the store'
 	@echo 'make sim          SEEDS=1000 runs of whole clusters in the simulator (sim/cluster/README.md)'
+	@echo 'make mutants      deliberate bugs, each has to be caught by the simulator (sim/mutants/README.md)'
 	@echo 'make kill-rounds  kill -9 of all daemons under load, ROUNDS=100 times'
 	@echo 'make chaos        MINUTES=10 of killing, stopping, wiping daemons under clients that verify'
 	@echo 'make bench        the benchmark table (bench/README.md)'
@@ -62,6 +64,10 @@ sweep:
 sim:
 	$(call need,build demo check)
 	@sim/run $(SEEDS)
+
+mutants:
+	$(call need,build demo check)
+	@sim/mutants/run $(MUTANTS)
 
 kill-rounds:
 	$(call need,build demo check)

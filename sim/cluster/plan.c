@@ -9,9 +9,6 @@
 #include "sim/cluster/work.h"
 #include "sim/cluster/world.h"
 
-/* Until a node whose store has lost something joins its groups anew. */
-#define LYING_DISKS 0
-
 const char *const fault_names[FAULT_KIND_COUNT] = {
     [FAULT_POWER_CUT] = "power-cut",
     [FAULT_KILL] = "kill",
@@ -100,7 +97,7 @@ static void choose_lossy(struct plan *p)
     };
     bool possible = p->fault_period_ns > 0 && p->copies > 1;
     p->faults[FAULT_ROT] = possible && p->seed % 12 == 1;
-    p->faults[FAULT_LYING_DISK] = possible && p->seed % 12 == 2 && LYING_DISKS;
+    p->faults[FAULT_LYING_DISK] = possible && p->recovery && p->seed % 12 == 2;
     bool lossy = p->faults[FAULT_ROT] || p->faults[FAULT_LYING_DISK];
     for (unsigned i = 0; lossy && i < ARRAY_SIZE(others); i++)
         p->faults[others[i]] = false;

@@ -7,12 +7,9 @@
 #include <string.h>
 #include "base/err.h"
 
-#define REST_NS (400 * NS_PER_S) /* the liveness bound: two rounds of L6's minute and retries */
-#define CHUNK   65536u
-/* Until nodes remove the objects of groups that they have left: not judged in runs with recovery.
- */
-#define STRAYS_ARE_REMOVED false
-#define FINDINGS           3u
+#define REST_NS  (400 * NS_PER_S) /* the liveness bound: two rounds of L6's minute and retries */
+#define CHUNK    65536u
+#define FINDINGS 3u
 
 struct verify {
     struct work *k;
@@ -66,11 +63,6 @@ static fiber_fn void verify_list(struct verify *v)
     free(list);
 }
 
-static bool strays_count(const struct world *w)
-{
-    return STRAYS_ARE_REMOVED || !w->plan.recovery;
-}
-
 /* --- V2 --- */
 
 static void on_finding(void *arg, const char *finding)
@@ -111,7 +103,7 @@ static fiber_fn uint64_t verify_references(struct verify *v)
     if (c.report.findings > 0)
         world_wrong(w, "%" PRIu64 " findings: %s; %s; %s", c.report.findings, v->findings[0],
                     v->findings[1], v->findings[2]);
-    if (c.report.objects_reachable != c.report.objects_stored && strays_count(w))
+    if (c.report.objects_reachable != c.report.objects_stored)
         world_wrong(w, "%" PRIu64 " objects are stored, %" PRIu64 " reachable",
                     c.report.objects_stored, c.report.objects_reachable);
     return c.report.objects_reachable;
@@ -223,8 +215,6 @@ static fiber_fn void compare_object(struct verify *v, const struct map *m,
         const struct map_node *mn = map_node_by_uuid(m, &n->uuid);
         const struct store_entry *here = find_entry(&all[i], &e->oid);
         bool member = mn && map_group_in_sync(g, mn->number);
-        if (here && !member && !strays_count(w))
-            here = NULL;
         has[i] = here != NULL;
         if (here && !member)
             world_wrong(w, "%s is on node %s, where it does not belong (C3)", oid_text(&e->oid),
@@ -329,7 +319,7 @@ static fiber_fn void await_recovery(struct verify *v)
     while (w->plan.recovery) {
         struct map *m = map_ref(cluster_map(w->nodes[0].cluster));
         why = find_unsettled_group(m);
-        if (!why && STRAYS_ARE_REMOVED)
+        if (!why)
             why = find_stray(v, m);
         map_unref(m);
         if (!why)
@@ -406,28 +396,6 @@ static fiber_fn void verify_stores(struct verify *v)
     w->over = true;
 }
 
-/* Everybody is in sync where it is to be, and holds nothing else any more (R5, C3). */
-static bool is_recovered(struct world *w)
-{
-    const struct map *m = cluster_map(w->nodes[0].cluster);
-    for (uint32_t g = 0; g < m->group_count; g++)
-        if (m->groups[g].joining_count > 0 || m->groups[g].in_sync_count != w->plan.copies)
-            return false;
-    bool clean = true;
-    for (unsigned i = 0; i < w->plan.nodes; i++) {
-        const struct map_node *n = map_node_by_uuid(m, &w->nodes[i].uuid);
-        const struct store_filter all = {.by_vid = false};
-        struct store_entry *entries = NULL;
-        size_t count = 0;
-        if (!n || !w->nodes[i].store || store_list(w->nodes[i].store, &all, &entries, &count) < 0)
-            return false;
-        for (size_t k = 0; k < count; k++)
-            clean = clean && map_group_in_sync(&m->groups[entries[k].oid.group], n->number);
-        free(entries);
-    }
-    return clean;
-}
-
 static fiber_fn void verify_main(void *arg)
 {
     struct verify *v = arg;
@@ -435,9 +403,6 @@ static fiber_fn void verify_main(void *arg)
     while (!all_are(w, NODE_UP))
         fiber_sleep(w->rt, 100 * NS_PER_MS);
     world_note(w, "everybody is up");
-    while (!is_recovered(w))
-        fiber_sleep(w->rt, 100 * NS_PER_MS);
-    world_note(w, "everybody is in sync");
     verify_images(v);
     verify_list(v);
     await_recovery(v);
