@@ -89,6 +89,7 @@ static fiber_fn void clean_main(void *arg)
     struct objects *o = arg;
     while (o->clean_again && !o->stopping && !rt_stopping(o->rt)) {
         o->clean_again = false;
+        join_mark_exact(o);
         int r = clean_all(o);
         if (r < 0 && !o->stopping && r != -ECANCELED) {
             o->clean_again = true;

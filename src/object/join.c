@@ -158,6 +158,7 @@ static void join_end(struct join *j)
         struct hnode *next = htable_iter(&j->objects, n);
         struct join_object *x = container_of(n, struct join_object, node);
         ASSERT(list_empty(&x->held)); /* they were admitted, and the barrier has passed */
+        j->o->joins.objects_total -= !x->clean && j->o->joins.objects_total > 0;
         if (!x->busy)
             object_free(j, x);
         n = next;
@@ -220,12 +221,18 @@ void join_adopt(struct objects *o)
         if (joins && !join_of(o, i))
             join_begin(o, i);
         joining += joins;
+        const struct map_group *m = group_map(o, i);
+        if (m && o->self >= 0 && m->in_sync_count == 1 && m->in_sync[0] == o->self)
+            o->groups[i].joined_here = true; /* there is nobody to compare with */
         if (join_of(o, i))
             list_remove(&join_of(o, i)->in_active);
     }
     o->joins.group_count = joining;
-    if (joining > 0 && !o->joins.begun_ns)
+    if (joining > 0 && !o->joins.begun_ns) {
         o->joins.begun_ns = clock_now(o->rt);
+        o->joins.objects_total = o->joins.objects_done = o->joins.bytes_done = 0;
+        o->joins.bytes_per_s = o->joins.objects_per_ks = o->joins.sampled_ns = 0;
+    }
     if (joining == 0)
         o->joins.begun_ns = 0;
     /* Most needed first. */
@@ -235,6 +242,31 @@ void join_adopt(struct objects *o)
                 list_push_back(&o->joins.active, &join_of(o, i)->in_active);
     pull_kick(o);
     tell_kick(o);
+}
+
+/* Nobody was compared with in groups that stayed in sync with others: they cannot tell. */
+static bool all_compared(const struct objects *o)
+{
+    if (!gate_serving(o) || o->map->group_count == 0)
+        return false;
+    for (uint32_t i = 0; i < o->map->group_count; i++) {
+        const struct map_group *g = &o->map->groups[i];
+        if (map_group_has(g, (uint16_t)o->self) &&
+            (!map_group_in_sync(g, (uint16_t)o->self) || !o->groups[i].joined_here))
+            return false;
+    }
+    return true;
+}
+
+fiber_fn void join_mark_exact(struct objects *o)
+{
+    if (!store_is_inexact(o->store) || store_failed(o->store) || !all_compared(o))
+        return;
+    int r = store_mark_exact(o->store);
+    if (r < 0)
+        log_warn("the store cannot be marked exact yet: %s", err_text(r));
+    else
+        log_info("everything here has been compared with other nodes: the store is exact again");
 }
 
 void join_closing(struct objects *o)

@@ -179,6 +179,15 @@ fiber_fn int object_node_info(struct objects *o, uint16_t node, struct object_no
         .scrub_errors = i->scrub_errors,
         .scrub_mended = i->scrub_mended,
     };
+    ret->recovery = (struct object_recovery){
+        .groups_total = i->groups_total,
+        .groups_done = i->groups_done,
+        .objects_total = i->join_objects_total,
+        .objects_done = i->join_objects_done,
+        .bytes_done = i->join_bytes_done,
+        .bytes_per_s = i->join_bytes_per_s,
+        .eta_s = i->join_eta_s,
+    };
     memcpy(ret->scrub_last, i->scrub_last, sizeof(ret->scrub_last));
     return 0;
 }

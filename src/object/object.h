@@ -162,6 +162,14 @@ struct object_entry {
 fiber_fn int object_inventory(struct objects *o, uint16_t node,
                               fiber_fn int (*fn)(void *arg, const struct object_entry *e),
                               void *arg);
+/* How far a node is with its groups: those it is a member of, those of them in sync. The rest is
+ * about what it is pulling now, since it last had nothing to join. */
+struct object_recovery {
+    uint64_t groups_total, groups_done;
+    uint64_t objects_total, objects_done; /* that differ, as far as compared */
+    uint64_t bytes_done, bytes_per_s;
+    uint64_t eta_s; /* estimated seconds left, 0: unknown, or nothing to do */
+};
 /* One node's space and counters. */
 struct object_node_info {
     uint64_t size_bytes, used_bytes, free_bytes, data_bytes, shared_bytes, object_count,
@@ -175,6 +183,7 @@ struct object_node_info {
     bool inexact;
     int failed;
     char scrub_last[160]; /* the last finding, "" none */
+    struct object_recovery recovery;
 };
 fiber_fn int object_node_info(struct objects *o, uint16_t node, struct object_node_info *ret);
 /* Free bytes of the fullest node, as last heard. */

@@ -247,6 +247,7 @@ struct joins {
     bool full;        /* the own store had no room for a pull */
     uint32_t group_count;
     uint64_t begun_ns, objects_total, objects_done, bytes_done, noted;
+    uint64_t sampled_bytes, sampled_ns, bytes_per_s, sampled_objects, objects_per_ks;
     /* tell.c */
     struct timer tell_soon, watch;
     unsigned reported_count;
@@ -274,6 +275,10 @@ struct peer_compare;
 int compare_own(struct objects *o, uint32_t group, struct peer_compare *ret);
 void tell_init(struct objects *o);
 void tell_done(struct objects *o);
+/* How far the own joining is. */
+void tell_recovery(const struct objects *o, struct object_recovery *ret);
+/* Marks the own store exact when every group has been compared since it was opened. */
+fiber_fn void join_mark_exact(struct objects *o);
 
 /* --- clean.c --- */
 /* A new map: what has gone elsewhere may be removed here. */

@@ -200,7 +200,8 @@ static struct dying *next_block(struct objects *o)
     struct dying *d;
     list_for_each (d, &o->reclaim.blocks, in_blocks) {
         const struct group *g = group_get(o, d->oid.group);
-        if (!d->running && g && g->aligned_epoch == g->epoch)
+        const struct map_group *m = group_map(o, d->oid.group);
+        if (!d->running && g && g->aligned_epoch == g->epoch && m && group_is_primary(m, o->self))
             return d;
     }
     return NULL;

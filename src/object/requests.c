@@ -614,6 +614,15 @@ static int run_info(struct request *rq)
         .scrub_errors = scrub.errors,
         .scrub_mended = scrub.mended,
     };
+    struct object_recovery joining;
+    tell_recovery(o, &joining);
+    i.groups_total = joining.groups_total;
+    i.groups_done = joining.groups_done;
+    i.join_objects_total = joining.objects_total;
+    i.join_objects_done = joining.objects_done;
+    i.join_bytes_done = joining.bytes_done;
+    i.join_bytes_per_s = joining.bytes_per_s;
+    i.join_eta_s = joining.eta_s;
     static_assert(sizeof(i.scrub_last) == sizeof(scrub.last), "as in the store");
     memcpy(i.scrub_last, scrub.last, sizeof(i.scrub_last));
     peer_info_encode(&i, &rq->reply_body);

@@ -56,6 +56,49 @@ void tell_kick(struct objects *o)
         timer_arm(&o->joins.tell_soon, clock_now(o->rt) + SOON_NS);
 }
 
+/* --- progress --- */
+
+/* Rates, smoothed over some seconds. */
+static void sample(struct objects *o, uint64_t now)
+{
+    struct joins *j = &o->joins;
+    uint64_t passed_ns = now - MIN(now, j->sampled_ns);
+    if (j->sampled_ns && passed_ns > 0 && j->bytes_done >= j->sampled_bytes &&
+        j->objects_done >= j->sampled_objects) {
+        uint64_t bytes = (j->bytes_done - j->sampled_bytes) * NS_PER_S / passed_ns;
+        uint64_t objects = (j->objects_done - j->sampled_objects) * 1000 * NS_PER_S / passed_ns;
+        j->bytes_per_s = (j->bytes_per_s * 7 + bytes) / 8;
+        j->objects_per_ks = (j->objects_per_ks * 7 + objects) / 8;
+    }
+    j->sampled_ns = now;
+    j->sampled_bytes = j->bytes_done;
+    j->sampled_objects = j->objects_done;
+}
+
+void tell_recovery(const struct objects *o, struct object_recovery *ret)
+{
+    const struct joins *j = &o->joins;
+    uint64_t listed = 0, joining = 0;
+    *ret = (struct object_recovery){
+        .objects_total = j->objects_total,
+        .objects_done = j->objects_done,
+        .bytes_done = j->bytes_done,
+        .bytes_per_s = j->group_count ? j->bytes_per_s : 0,
+    };
+    for (uint32_t i = 0; o->self >= 0 && i < o->map->group_count; i++) {
+        const struct map_group *g = &o->map->groups[i];
+        ret->groups_total += map_group_has(g, (uint16_t)o->self);
+        ret->groups_done += map_group_in_sync(g, (uint16_t)o->self);
+        joining += join_of(o, i) != NULL;
+        listed += join_of(o, i) && join_of(o, i)->listed;
+    }
+    /* What is not listed yet is taken for like what is. */
+    if (listed > 0 && j->objects_per_ks > 0) {
+        uint64_t total = j->objects_total * joining / listed;
+        ret->eta_s = (total - MIN(total, j->objects_done)) * 1000 / j->objects_per_ks + 1;
+    }
+}
+
 /* --- what is wrong --- */
 
 /* Looks at one node; true: it is unreachable (T1). */
@@ -85,6 +128,7 @@ static void watch_fire(struct timer *t)
     for (unsigned i = 0; i < MAP_NODE_COUNT_MAX; i++)
         if (o->nodes[i] && look_at(o, o->nodes[i], now))
             unreachable[count++] = (uint16_t)i;
+    sample(o, now);
     int failed = store_failed(o->store);
     if (failed != o->joins.failed || count != o->joins.unreachable_count ||
         memcmp(unreachable, o->joins.unreachable, count * sizeof(unreachable[0])) != 0) {

@@ -29,6 +29,8 @@ static const struct option_spec run_options[] = {
     {"cache", 0, OPTION_TEXT, "SIZE", "memory for object records and index blocks (32M)"},
     {"scrub-rate", 0, OPTION_TEXT, "SIZE",
      "bytes a second to verify in the background, 0 none (8M)"},
+    {"recovery-rate", 0, OPTION_TEXT, "SIZE",
+     "bytes a second to take from other nodes for missing copies (256M)"},
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"pidfile", 0, OPTION_TEXT, "FILE", "write the process id there while serving"},
     {"ports-file", 0, OPTION_TEXT, "FILE", "write the addresses there, as JSON, while serving"},
@@ -187,11 +189,15 @@ static int take_run(const struct options *o, struct sheep_options *ret)
     if (r == 0)
         r = take_size(o, "scrub-rate", &ret->scrub_rate);
     if (r == 0)
+        r = take_size(o, "recovery-rate", &ret->recovery_rate);
+    if (r == 0)
         r = take_list(o, "admin", ret->admin, &ret->admin_count);
     if (r == 0)
         r = take_list(o, "nbd", ret->nbd, &ret->nbd_count);
     if (r != 0)
         return r;
+    if (options_has(o, "recovery-rate") && ret->recovery_rate == 0)
+        return usage("--recovery-rate must not be 0: copies would stay missing");
     if (ret->cache_bytes < CACHE_MIN)
         return usage("--cache must be at least 1M");
     if (ret->nbd_count == 1 && strcmp(ret->nbd[0], "none") == 0)

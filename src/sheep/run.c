@@ -193,6 +193,7 @@ static fiber_fn int join_cluster(struct node *n)
                                  .admin = listen_admin(&n->listen),
                                  .nbd = listen_nbd(&n->listen),
                                  .weight = choose_weight(n),
+                                 .inexact = store_is_inexact(n->store),
                                  .probe = probe_store,
                                  .probe_arg = n,
                                  .inexact = store_is_inexact(n->store)};
@@ -261,7 +262,8 @@ static fiber_fn void settle_inexact(void *arg, struct map *m)
 /* --- the services --- */
 static fiber_fn int start_services(struct node *n)
 {
-    struct objects_options oo = {.listener = listen_take_peer(&n->listen)};
+    struct objects_options oo = {.listener = listen_take_peer(&n->listen),
+                                 .recovery_bytes_per_s = n->options->recovery_rate};
     int r = objects_start(n->rt, n->store, n->cluster, &oo, &n->objects);
     if (r < 0)
         return r;

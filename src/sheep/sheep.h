@@ -21,7 +21,8 @@ struct sheep_options {
     unsigned admin_count, nbd_count; /* nbd_count 0: none */
     uint32_t weight;                 /* 0: by size */
     uint64_t cache_bytes;
-    uint64_t scrub_rate; /* bytes per second, 0: none */
+    uint64_t scrub_rate;    /* bytes per second, 0: none */
+    uint64_t recovery_rate; /* bytes per second, 0: the default */
     bool unsafe_no_flush, no_discard;
     /* format */
     uint64_t size, log_bytes; /* 0: left to the store */

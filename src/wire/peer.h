@@ -252,6 +252,9 @@ struct peer_info {
     bool inexact;
     int failed;
     char scrub_last[160]; /* the last finding, "" none */
+    /* Of joining; all 0 from a node that does not tell. */
+    uint64_t groups_total, groups_done, join_objects_total, join_objects_done, join_bytes_done,
+        join_bytes_per_s, join_eta_s;
 };
 void peer_info_encode(const struct peer_info *i, struct enc *e);
 int peer_info_decode(const void *p, size_t length, struct peer_info *ret);

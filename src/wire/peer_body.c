@@ -333,6 +333,31 @@ void peer_info_encode(const struct peer_info *i, struct enc *e)
     enc_u8(e, i->inexact);
     enc_svarint(e, i->failed);
     enc_str(e, i->scrub_last);
+    const uint64_t joining[] = {
+        i->groups_total,    i->groups_done,      i->join_objects_total, i->join_objects_done,
+        i->join_bytes_done, i->join_bytes_per_s, i->join_eta_s,
+    };
+    enc_u8(e, ARRAY_SIZE(joining));
+    for (size_t n = 0; n < ARRAY_SIZE(joining); n++)
+        enc_u64(e, joining[n]);
+}
+
+/* Figures that came later: none from an older node, and more than are known here from a newer one.
+ */
+static void dec_joining(struct dec *d, struct peer_info *i)
+{
+    uint64_t *const joining[] = {
+        &i->groups_total,    &i->groups_done,      &i->join_objects_total, &i->join_objects_done,
+        &i->join_bytes_done, &i->join_bytes_per_s, &i->join_eta_s,
+    };
+    if (d->error || dec_left(d) == 0)
+        return;
+    size_t count = dec_u8(d);
+    for (size_t n = 0; n < count && !d->error; n++) {
+        uint64_t v = dec_u64(d);
+        if (n < ARRAY_SIZE(joining))
+            *joining[n] = v;
+    }
 }
 
 int peer_info_decode(const void *p, size_t length, struct peer_info *ret)
@@ -353,6 +378,7 @@ int peer_info_decode(const void *p, size_t length, struct peer_info *ret)
     i.inexact = dec_small(&d, 1);
     int64_t failed = dec_svarint(&d);
     dec_str(&d, i.scrub_last, sizeof(i.scrub_last));
+    dec_joining(&d, &i);
     int r = dec_finish(&d);
     if (r == 0 && (failed > 0 || failed < -4095))
         r = -EBADMSG;

@@ -130,7 +130,46 @@ static fiber_fn int op_info(struct admin_call *call)
     return 0;
 }
 
+static fiber_fn void add_recovery(struct admin_call *call, json_t *node, uint16_t number)
+{
+    struct object_node_info info;
+    int r = object_node_info(call->admin->objects, number, &info);
+    admin_set_bool(node, "reachable", r == 0);
+    if (r < 0)
+        return;
+    admin_set_u64(node, "groups_total", info.recovery.groups_total);
+    admin_set_u64(node, "groups_done", info.recovery.groups_done);
+    admin_set_u64(node, "objects_total", info.recovery.objects_total);
+    admin_set_u64(node, "objects_done", info.recovery.objects_done);
+    admin_set_u64(node, "bytes_done", info.recovery.bytes_done);
+    admin_set_u64(node, "bytes_per_s", info.recovery.bytes_per_s);
+    admin_set_u64(node, "eta_seconds", info.recovery.eta_s);
+}
+
+static fiber_fn int op_recovery(struct admin_call *call)
+{
+    int r = require_format(call);
+    if (r < 0)
+        return r;
+    struct map *m = map_ref(cluster_map(call->admin->cluster));
+    json_t *nodes = json_array();
+    for (uint32_t i = 0; i < m->node_count; i++) {
+        json_t *node = describe_node(call, &m->nodes[i]);
+        if (!node)
+            continue;
+        if (m->nodes[i].session.value != 0)
+            add_recovery(call, node, m->nodes[i].number);
+        else
+            admin_set_bool(node, "reachable", false);
+        json_array_append_new(nodes, node);
+    }
+    json_object_set_new(call->answer, "nodes", nodes);
+    map_unref(m);
+    return 0;
+}
+
 const struct admin_op admin_node_ops[] = {
+    {"node.recovery", op_recovery},
     {"node.list", op_list},
     {"node.info", op_info},
     {NULL, NULL},

@@ -273,7 +273,9 @@ static void encode_info(struct enc *e)
                                 .inexact = true,
                                 .failed = -EIO,
                                 .scrub_mended = 23,
-                                .scrub_last = "rot"};
+                                .scrub_last = "rot",
+                                .groups_total = 24,
+                                .join_eta_s = 30};
     peer_info_encode(&i, e);
 }
 
@@ -281,9 +283,12 @@ static int decode_info(const void *p, size_t length)
 {
     struct peer_info i;
     int r = peer_info_decode(p, length, &i);
+    if (r == 0 && i.groups_total == 0)
+        return -EBADMSG; /* as an older node tells it: see test_older_info() */
     return r < 0 ? r
            : i.size_bytes == 1 && i.uptime_ns == 12 && i.dying_count == 8 && i.inexact &&
-                   i.failed == -EIO && i.scrub_mended == 23 && strcmp(i.scrub_last, "rot") == 0
+                   i.failed == -EIO && i.scrub_mended == 23 && strcmp(i.scrub_last, "rot") == 0 &&
+                   i.join_eta_s == 30
                ? 0
                : 1;
 }
@@ -401,6 +406,25 @@ static const struct body_case bodies[] = {
     {encode_attach, decode_attach}, {encode_forward_reply, decode_forward_reply},
 };
 
+/* A node of before the figures of joining, and one of after more of them. */
+static void test_older_info(void **state)
+{
+    struct peer_info i;
+    struct enc e;
+    enc_init(&e);
+    encode_info(&e);
+    size_t length = e.length, tail = 1 + 7 * 8;
+    assert_int_equal(peer_info_decode(e.data, length - tail, &i), 0);
+    assert_int_equal(i.scrub_mended, 23);
+    assert_int_equal(i.groups_total, 0);
+    ((uint8_t *)e.data)[length - tail]++;
+    enc_u64(&e, 99);
+    assert_int_equal(peer_info_decode(e.data, e.length, &i), 0);
+    assert_int_equal(i.groups_total, 24);
+    assert_int_equal(i.join_eta_s, 30);
+    enc_done(&e);
+}
+
 static void test_bodies(void **state)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(bodies); i++) {
@@ -433,9 +457,8 @@ static void test_bodies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_header),
-        cmocka_unit_test(test_change),
-        cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_header),          cmocka_unit_test(test_change),
+        cmocka_unit_test(test_older_info),      cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_unsound_forward),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
