@@ -198,7 +198,9 @@ struct node_state {
     struct link link;
     uint64_t free_bytes; /* as last heard, UINT64_MAX: never */
     bool ping_running;
-    unsigned silent_looks; /* tell.c */
+    /* tell.c */
+    unsigned silent_looks;
+    uint64_t complained_ns; /* 0: it is reachable, as far as known */
 };
 /* Asks it whether it is there, unless that is being asked. Does not suspend. */
 void node_ping(struct objects *o, struct node_state *n);

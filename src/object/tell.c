@@ -7,6 +7,8 @@
  *    nothing heard from it, for UNREACHABLE_NS: a process that was stopped for a while reads what
  *    has come meanwhile between the two.
  * T2 A node that answers pings is reachable, however long a change takes.
+ * T3 It stays unreachable until it has answered a ping: else the leader would take it back as soon
+ *    as nothing waits for it, and everything would wait for it again.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -101,20 +103,25 @@ void tell_recovery(const struct objects *o, struct object_recovery *ret)
 
 /* --- what is wrong --- */
 
-/* Looks at one node; true: it is unreachable (T1). */
+/* Looks at one node; true: it is unreachable (T1, T3). */
 static bool look_at(struct objects *o, struct node_state *n, uint64_t now)
 {
     const struct map_node *m = map_node(o->map, n->number);
     const struct link *l = &n->link;
-    if (list_empty(&l->calls) || !m || m->session.value == 0 || !gate_serving(o)) {
+    if (!m || m->session.value == 0 || !gate_serving(o) || l->heard_ns > n->complained_ns)
+        n->complained_ns = 0;
+    if (!m || m->session.value == 0 || !gate_serving(o) ||
+        (list_empty(&l->calls) && !n->complained_ns)) {
         n->silent_looks = 0;
         return false;
     }
     uint64_t silent_ns = now - MIN(now, MAX(l->heard_ns, l->waiting_since_ns));
-    if (silent_ns >= PING_NS)
+    if (silent_ns >= PING_NS || n->complained_ns)
         node_ping(o, n);
     n->silent_looks = silent_ns >= UNREACHABLE_NS ? n->silent_looks + 1 : 0;
-    return n->silent_looks >= 2;
+    if (n->silent_looks >= 2 && !n->complained_ns)
+        n->complained_ns = now;
+    return n->complained_ns != 0;
 }
 
 static void watch_fire(struct timer *t)

@@ -149,6 +149,52 @@ static void test_inexact(void **state)
     trio_run_recovery(scene_inexact, 3, 5);
 }
 
+/* --- a node that lives, but does not reach the owner --- */
+
+static void set_way(struct trio *t, unsigned from, unsigned to, bool blocked)
+{
+    const struct sim_link link = {.blocked = blocked};
+    sim_link_set(t->sim, t->nodes[from].rt, t->nodes[to].rt, link);
+}
+
+static bool is_out(void *arg)
+{
+    struct trio *t = arg;
+    const struct objects *o = trio_objects(t, 0);
+    for (uint32_t g = 0; g < o->map->group_count; g++)
+        if (map_group_has(&o->map->groups[g], 2))
+            return false;
+    return true;
+}
+
+/* The owner says so, the leader drops it, writes go on; and it stays out until it answers again. */
+static fiber_fn void scene_unreachable(struct trio *t)
+{
+    struct workload w = {.t = t, .owner = trio_owner(1, 20), .steps_left = 1000000};
+    CHECK(trio_objects(t, 2)->self == 2);
+    workload_start(&w);
+    wait_for_progress(&w);
+    set_way(t, 0, 2, true);
+    if (t->seed % 2)
+        set_way(t, 2, 0, true);
+    uint64_t begun_ns = clock_now(t->rt);
+    wait_for_progress(&w);
+    wait_for_progress(&w);
+    CHECK(clock_now(t->rt) - begun_ns < 20 * NS_PER_S && is_out(t));
+    for (unsigned i = 0; i < 100; i++) {
+        CHECK(fiber_sleep(t->rt, 200 * NS_PER_MS) == 0);
+        CHECK(is_out(t));
+    }
+    sim_links_heal(t->sim);
+    trio_settle_sync(t);
+    finish(&w);
+}
+
+static void test_unreachable(void **state)
+{
+    trio_run_recovery(scene_unreachable, 3, 6);
+}
+
 int main(void)
 {
     log_level = getenv("VERBOSE") ? LOG_DEBUG : LOG_ERROR;
@@ -158,6 +204,7 @@ int main(void)
         cmocka_unit_test(test_returns),
         cmocka_unit_test(test_killed),
         cmocka_unit_test(test_inexact),
+        cmocka_unit_test(test_unreachable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
