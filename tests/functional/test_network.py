@@ -84,6 +84,7 @@ def test_silenced_replica(cluster, network):
     sheep = cluster.sheep[2]
     network.isolate_output(network.hosts[2])
     wait_for(lambda: cluster.dog_json("cluster", "info")["nodes_live"] == 2, "the others to see it gone", 60)
+    load.wait_progress()
     network.heal()
     sheep.process.wait(timeout=60)
     assert sheep.process.returncode == 1 and "has ended: leaving" in sheep.log(), sheep.log_tail()
@@ -93,22 +94,28 @@ def test_silenced_replica(cluster, network):
 
 @pytest.mark.limit(400)
 def test_silenced_gateway(cluster, network):
-    """The same for the gateway: it answers no guest from the moment when its session may be over, and what it had
-    answered before is there when another gateway opens the volume."""
+    """The same for the gateway, which lives on and still hears everything: it answers no guest from the moment when its
+    session may be over. Another gateway opens the volume meanwhile, finds what was answered, and writes; nothing that the
+    old one had under way comes through later."""
     load = start_load(cluster, 2, 3)
     sheep = cluster.sheep[2]
     network.isolate_output(network.hosts[2])
     wait_for(lambda: cluster.dog_json("cluster", "info")["nodes_live"] == 2, "the others to see it gone", 60)
     assert stands_still(load), "a gateway without a session answers its guest"
+    answered = load.verifier.writes_answered
+    connection = open_export(cluster.sheep[0], "disk", limit_s=120)
+    successor = load.verifier.successor(4)
+    successor.verify(connection)
+    other = Load(successor, connection)
+    other.start()
+    other.wait_progress()
+    assert sheep.alive() and load.verifier.writes_answered == answered
     network.heal()
     sheep.process.wait(timeout=60)
-    assert not load.stop()
+    assert not load.stop() and load.verifier.writes_answered == answered
+    other.wait_progress()
     sheep.start()
-    cluster.wait_serving()
-    connection = open_export(cluster.sheep[0], "disk", limit_s=120)
-    load.verifier.verify(connection)
-    connection.close()
-    cluster.stop_all()
+    finish(cluster, other)
 
 
 @pytest.mark.limit(400)

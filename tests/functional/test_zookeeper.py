@@ -2,6 +2,7 @@
 """Three daemons whose cluster store is a real ZooKeeper: daemons and the ensemble die under load."""
 import re
 import signal
+import time
 
 import pytest
 
@@ -60,6 +61,31 @@ def test_daemons_die(cluster):
     cluster.stop_all()
     for sheep in cluster.sheep:
         sheep.check_store("--data")
+
+
+@pytest.mark.limit(300)
+def test_daemon_stays_dead(cluster):
+    """A daemon dies without a trace and is not started again: writes stand still until the others complain of it or its
+    session expires, then go on without it. When it comes back it is brought up to date."""
+    cluster.create("disk", f"{BLOCKS * BLOCK}")
+    verifier = Verifier(BLOCKS, 4)
+    load = Load(verifier, open_export(cluster.sheep[0], "disk"))
+    load.start()
+    load.wait_progress()
+    cluster.sheep[1].kill9()
+    begun = time.monotonic()
+    load.wait_progress()
+    print(f"writes go on {time.monotonic() - begun:.1f} s after the kill, with a timeout of {TIMEOUT_S} s")
+    wait_for(lambda: cluster.dog_json("cluster", "info")["nodes_live"] == 2, "its session to expire", 60)
+    cluster.sheep[1].start()
+    cluster.wait_serving()
+    load.wait_progress()
+    assert load.stop()
+    flush(load.connection)
+    verifier.verify(load.connection)
+    load.connection.close()
+    cluster.check()
+    cluster.stop_all()
 
 
 @pytest.mark.limit(400)

@@ -70,6 +70,18 @@ class Verifier:
         count = self.random.choice([1, 1, 1, 1, 2, 4, self.run_max])
         return self.random.randrange(0, self.block_count - count + 1), count
 
+    def successor(self, seed):
+        """A verifier that goes on from what this one knows, while this one's connection hangs: what is under way there may
+        have been done or not."""
+        other = Verifier(self.block_count, seed, self.depth, self.run_max)
+        other.answered = dict(self.answered)
+        other.unsure = {block: set(sequences) for block, sequences in self.unsure.items()}
+        for first, count, sequence in self.flight.values():
+            for block in range(first, first + count):
+                other.unsure.setdefault(block, set()).add(sequence)
+        other.sequence = self.sequence + 1000000
+        return other
+
     def submit(self, connection):
         while True:
             first, count = self.pick()
