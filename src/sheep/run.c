@@ -195,8 +195,7 @@ static fiber_fn int join_cluster(struct node *n)
                                  .weight = choose_weight(n),
                                  .inexact = store_is_inexact(n->store),
                                  .probe = probe_store,
-                                 .probe_arg = n,
-                                 .inexact = store_is_inexact(n->store)};
+                                 .probe_arg = n};
     store_ids(n->store, &co.store_uuid, &co.store_cluster);
     int r = cluster_start(n->rt, &co, &n->cluster);
     if (r < 0 && r != -ECANCELED)
