@@ -57,7 +57,6 @@ def test_two_gateways_while_the_owner_dies(cluster):
     second.verifier.step(second.writer)
     cluster.sheep[0].kill9()
     first.verifier.note_gone()
-    cluster.sheep[0].start()  # what it holds alone in sync may be waited for
     run([second], 200)
     drain(second)
     assert owner(cluster) == "n1"
@@ -68,6 +67,7 @@ def test_two_gateways_while_the_owner_dies(cluster):
     everything.verify(second.reader)
     # The old owner comes back and forwards to the new one.
     first.close()
+    cluster.sheep[0].start()
     cluster.wait_serving()
     first.open()
     for block, sequence in everything.answered.items():
@@ -120,10 +120,10 @@ def test_an_owner_that_is_stopped_in_order_hands_over(cluster):
     first.close()
     second.verifier.step(second.writer)
     cluster.sheep[0].stop()
-    cluster.sheep[0].start()
     run([second], 100)
     drain(second)
     assert owner(cluster) == "n1"
+    cluster.sheep[0].start()
     cluster.wait_serving()
     second.close()
     cluster.check()

@@ -48,8 +48,9 @@ def test_live_migration(cluster):
         guests.append(guests[1].destination(export(third)))
         guests[1].migrate_to(guests[2])
         second.kill9()
-        second.start()
         guests[2].wait_progress(10)
+        second.start()
+        guests[2].wait_progress(5)
         files = guests[2].finish()
     finally:
         for guest in guests:
