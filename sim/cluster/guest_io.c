@@ -148,7 +148,7 @@ static void io_prepare(struct guest_session *s, struct io *io)
     size_t bytes = (size_t)io->piece.count * UNIT;
     io->id = ++s->k->next_id;
     io->begun_at = sim_now(s->k->w->sim);
-    io->process = s->opened.process;
+    io->process = s->opened.carrier;
     if (io->kind == WORK_READ || io->kind == WORK_WRITE) {
         io->buffer = aligned_alloc(4096, ALIGN_UP(bytes, (size_t)4096));
         ASSERT(io->buffer);

@@ -124,6 +124,7 @@ void plan_draw(struct plan *p, uint64_t seed)
     draw_faults(p, &state);
     choose_lossy(p);
     choose_members(p, &state);
+    p->forward = hash_u64(seed ^ 0xf04a) % 2;
 }
 
 void plan_set_nodes(struct plan *p, unsigned nodes)
@@ -157,6 +158,8 @@ void plan_print(const struct plan *p)
             "  recovery %s, session timeout %" PRIu64 " ms, grace %" PRIu64
             " ms, out after %" PRIu64 " ms\n",
             p->recovery ? "on" : "off", ms(p->timeout_ns), ms(p->grace_ns), ms(p->out_ns));
+    if (p->forward)
+        fprintf(stderr, "  volumes are used through several nodes at once\n");
     fprintf(stderr, "  faults every %" PRIu64 " ms for %" PRIu64 " ms, down %" PRIu64 " ms:",
             ms(p->fault_period_ns), ms(p->length_ns), ms(p->down_ns_max));
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) {

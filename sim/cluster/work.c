@@ -47,6 +47,7 @@ static bool is_unknown(int r)
 struct named_call {
     const char *name, *tag, *other;
     uint64_t size;
+    unsigned flags;
     struct volume *volume;
     struct volume_info *list;
     size_t count;
@@ -56,7 +57,7 @@ struct named_call {
 static fiber_fn int call_open(struct node *n, void *arg)
 {
     struct named_call *c = arg;
-    return volume_open(n->volumes, c->name, c->tag, 0, &c->volume, &c->error);
+    return volume_open(n->volumes, c->name, c->tag, c->flags, &c->volume, &c->error);
 }
 
 static fiber_fn int call_close(struct node *n, void *arg)
@@ -135,13 +136,21 @@ static fiber_fn int operate(struct work *k, struct node *n, call_fn *fn, struct 
 static fiber_fn int open_once(struct work *k, const char *name, const char *tag, struct opened *ret)
 {
     struct named_call c = {.name = name, .tag = tag};
+    if (k->w->plan.forward && !tag && dice(k, 4))
+        c.flags = VOLUME_FORWARD;
     struct node *n = work_some_node(k);
     uint64_t process = n->process;
     int r = operate(k, n, call_open, &c, "open");
     if (r == 0 && (n->process != process || n->state == NODE_DOWN))
         r = -EOWNERDEAD; /* it died between its answer and now */
     if (r == 0) {
-        *ret = (struct opened){n, process, c.volume, volume_size(c.volume)};
+        bool forwards = volume_began_elsewhere(c.volume);
+        *ret = (struct opened){.node = n,
+                               .process = process,
+                               .carrier = forwards ? PROCESS_ANY : process,
+                               .volume = c.volume,
+                               .size = volume_size(c.volume)};
+        k->w->stats.forwarding += forwards;
         n->guest_count++;
     }
     return r;

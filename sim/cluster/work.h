@@ -66,6 +66,7 @@ void work_start(struct work *k, struct world *w);
 struct opened {
     struct node *node;
     uint64_t process;
+    uint64_t carrier; /* process that carries changes out, or PROCESS_ANY */
     struct volume *volume;
     uint64_t size;
 };

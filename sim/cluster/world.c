@@ -72,7 +72,7 @@ void world_stuck(struct world *w, const char *what)
 uint64_t process_gone_at(void *world, uint64_t process)
 {
     const struct world *w = world;
-    return w->processes[process].gone_at_ns;
+    return process == PROCESS_ANY ? UINT64_MAX : w->processes[process].gone_at_ns;
 }
 
 static void process_begin(struct node *n)

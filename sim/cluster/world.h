@@ -61,7 +61,12 @@ struct plan {
     unsigned operations;  /* of all guests together */
     unsigned weights[16]; /* of the guests' operations, enum work_kind */
     bool faults[FAULT_KIND_COUNT];
+    bool forward; /* guests use volumes also through nodes that do not own them (L4) */
 };
+
+/* Of changes that a handle forwards, or that did: they are carried out by the owner of that moment,
+ * or by the next one. M3 says nothing about them. */
+#define PROCESS_ANY UINT64_MAX
 
 enum node_state { NODE_DOWN, NODE_STARTING, NODE_UP, NODE_STOPPING };
 
@@ -97,7 +102,7 @@ struct process {
 
 struct sim_stats {
     uint64_t seeds, sim_ns, steps, operations, io, reads, writes, admin, unanswered, units_read;
-    uint64_t refused, overflows, moved, snapshots;
+    uint64_t refused, overflows, moved, forwarding, snapshots;
     uint64_t faults[FAULT_KIND_COUNT];
 };
 

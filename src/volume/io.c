@@ -68,6 +68,11 @@ bool volume_is_read_only(const struct volume *v)
     return v->read_only;
 }
 
+bool volume_began_elsewhere(const struct volume *v)
+{
+    return v->forward != NULL;
+}
+
 const char *volume_name(const struct volume *v)
 {
     if (!v->in)

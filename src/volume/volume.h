@@ -109,6 +109,8 @@ fiber_fn void volume_close(struct volume *v);
 uint64_t volume_size(const struct volume *v);
 uint32_t volume_object_size(const struct volume *v);
 bool volume_is_read_only(const struct volume *v);
+/* Another node owned the volume when the handle was opened, wherever it is owned by now. */
+bool volume_began_elsewhere(const struct volume *v);
 const char *volume_name(const struct volume *v);
 /* All: 0; -EINVAL beyond the end (callers check first), -EROFS, -ENOSPC, -EUCLEAN, -EIO,
  * -ECANCELED. Byte granular. */
