@@ -193,7 +193,6 @@ static fiber_fn int join_cluster(struct node *n)
                                  .admin = listen_admin(&n->listen),
                                  .nbd = listen_nbd(&n->listen),
                                  .weight = choose_weight(n),
-                                 .inexact = store_is_inexact(n->store),
                                  .probe = probe_store,
                                  .probe_arg = n};
     store_ids(n->store, &co.store_uuid, &co.store_cluster);
