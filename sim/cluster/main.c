@@ -166,7 +166,8 @@ static void print_summary(const struct options *o, const struct sim_stats *s, ui
     printf("sim: %" PRIu64 " seeds from %" PRIu64 ", %.1f simulated hours, %" PRIu64
            " operations checked (%" PRIu64 " reads, %" PRIu64 " writes, %" PRIu64
            " others on images; %" PRIu64 " unanswered, %" PRIu64 " refused, %" PRIu64
-           " left for another node, %" PRIu64 " volumes opened through a second one), %.1f seeds per second\n",
+           " left for another node, %" PRIu64
+           " volumes opened through a second one), %.1f seeds per second\n",
            s->seeds, o->seed, (double)s->sim_ns / 3600e9, s->operations, s->reads, s->writes,
            s->admin, s->unanswered, s->refused, s->moved, s->forwarding,
            (double)s->seeds / seconds);
