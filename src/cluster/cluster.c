@@ -107,15 +107,18 @@ static struct cluster *cluster_new(struct rt *rt, const struct cluster_options *
 {
     struct cluster *c = calloc(1, sizeof(*c));
     struct map *m = map_new();
-    if (!c || !m) {
+    struct map_targets *targets = map_targets_new();
+    if (!c || !m || !targets) {
         free(c);
         map_unref(m);
+        map_targets_free(targets);
         return NULL;
     }
     *c = (struct cluster){
         .rt = rt, .store_cluster = o->store_cluster, .map = m, .inexact = o->inexact};
     enum cluster_recovery recovery =
         o->recovery == CLUSTER_RECOVERY_DEFAULT ? CLUSTER_RECOVERY_BY_DEFAULT : o->recovery;
+    c->targets = targets;
     c->recovery = recovery == CLUSTER_RECOVERY_ON ? MAP_RECOVERY_ON : MAP_RECOVERY_OFF;
     c->grace_end_ns = clock_now(rt) + (o->grace_ns ? o->grace_ns : GRACE_DEFAULT_NS);
     c->out_ns = o->out_ns ? o->out_ns : OUT_DEFAULT_NS;
@@ -145,14 +148,17 @@ fiber_fn int cluster_start(struct rt *rt, const struct cluster_options *o, struc
     int r = c ? set_self(&c->self, o) : -ENOMEM;
     if (r < 0) {
         cs_close(o->cs);
-        if (c)
+        if (c) {
             map_unref(c->map);
+            map_targets_free(c->targets);
+        }
         free(c);
         return r;
     }
     r = open_cs(rt, o, &c->cs);
     if (r < 0) {
         map_unref(c->map);
+        map_targets_free(c->targets);
         free(c);
         return r;
     }
@@ -193,6 +199,7 @@ fiber_fn void cluster_stop(struct cluster *c)
         free(seen);
     enc_done(&c->report);
     map_unref(c->map);
+    map_targets_free(c->targets);
     free(c);
 }
 

@@ -83,6 +83,7 @@ struct cluster {
     bool inexact;
 
     enum map_recovery recovery;
+    struct map_targets *targets; /* of the leader */
     uint64_t grace_end_ns, out_ns;
     uint64_t lead_again_ns; /* when time alone changes something: grace, out */
     uint64_t member_events; /* registrations, sessions, reports and wishes that changed */

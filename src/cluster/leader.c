@@ -307,6 +307,7 @@ static int judge_absent(struct cluster *c, const struct map *now, struct gathere
 static fiber_fn int gather(struct cluster *c, const struct map *now, struct gathered *g)
 {
     g->in.recovery = c->recovery;
+    g->in.targets = c->targets;
     g->in.wall_s = clock_wall(c->rt) / NS_PER_S;
     int r = member_list(c->cs, &g->members, &g->in.member_count);
     if (r == 0)

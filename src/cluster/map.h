@@ -145,6 +145,9 @@ struct map_report {
     struct cluster_report said;
 };
 
+struct map_targets *map_targets_new(void); /* returns owned, NULL if out of memory */
+void map_targets_free(struct map_targets *t);
+
 /* Off: groups keep the nodes that the first map gave them, dead or alive, and nobody joins. */
 enum map_recovery { MAP_RECOVERY_OFF, MAP_RECOVERY_ON };
 
@@ -166,6 +169,9 @@ struct map_inputs {
     unsigned node_wish_count;
     const struct map_pool_wish *pool_wishes;
     unsigned pool_wish_count;
+    /* Kept between calls, so that groups are placed anew only when something differs that their
+     * places depend on. NULL: the result is the same. */
+    struct map_targets *targets;
     uint64_t wall_s; /* seconds since 1970, for away_since */
     enum map_recovery recovery;
 };

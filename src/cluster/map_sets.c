@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
-#include "cluster/map_internal.h"
+#include "cluster/map_targets.h"
 
 #define SET_MAX (3 * MAP_GROUP_MEMBER_MAX)
 
@@ -63,24 +63,24 @@ enum {
     F_INEXACT = 8, /* and began with a store that may lack something */
     F_LOST = 16,
     F_TROUBLE = 32,
+    F_LISTED = 64, /* the next map has the node */
 };
 
 struct step {
     const struct map *now;
     struct map *m;
     const struct map_inputs *in;
-    uint8_t *flags;    /* by index of m->nodes */
-    uint16_t *joined;  /* by group: bit i is set when now's joining[i] may enter (S2) */
-    bool session_left; /* of any node */
-    uint16_t targets[MAP_GROUP_MEMBER_MAX];
+    uint8_t *flags;          /* by node number */
+    uint16_t *joined;        /* by group: bit i is set when now's joining[i] may enter (S2) */
+    bool session_left;       /* of any node */
+    const uint16_t *targets; /* of the present group */
     unsigned target_count;
 };
 
 static unsigned flags_of(const struct step *s, uint16_t node)
 {
-    const struct map_node *n = map_node(s->m, node);
-    ASSERT(n);
-    return s->flags[n - s->m->nodes];
+    ASSERT(node < s->m->node_number_next && s->flags[node] & F_LISTED);
+    return s->flags[node];
 }
 
 static bool is_live(const struct step *s, uint16_t node)
@@ -116,7 +116,7 @@ static void set_flags(struct step *s)
             f |= F_INEXACT;
         f |= n->state == MAP_NODE_LOST ? F_LOST : 0;
         f |= n->trouble != MAP_TROUBLE_NONE ? F_TROUBLE : 0;
-        s->flags[i] = (uint8_t)f;
+        s->flags[n->number] = (uint8_t)(f | F_LISTED);
         s->session_left |= old && old->session.value && (f & F_CHANGED);
     }
 }
@@ -344,50 +344,34 @@ static bool next_group(const struct step *s, const struct map_pool *pool, uint32
 
 /* --- all groups --- */
 
-static unsigned count_zones(const struct map *m)
+static bool next_pool(struct step *s, const struct map_pool *pool, const struct map_targets *t)
 {
-    unsigned zones = 0;
-    for (uint32_t i = 0; i < m->node_count; i++) {
-        bool first = map_node_takes_data(&m->nodes[i]);
-        for (uint32_t k = 0; first && k < i; k++)
-            first = !map_node_takes_data(&m->nodes[k]) ||
-                    strcmp(m->nodes[k].zone, m->nodes[i].zone) != 0;
-        zones += first;
+    bool changed = false;
+    for (uint32_t i = pool->group_base; i < pool->group_base + pool->group_count; i++) {
+        s->targets = t->nodes[i];
+        s->target_count = t->counts[i];
+        changed |= next_group(s, pool, i);
     }
-    return zones;
-}
-
-static int next_pool(struct step *s, const struct map_pool *pool, bool *changed)
-{
-    struct place *place = NULL;
-    unsigned zones = count_zones(s->m);
-    s->target_count = MIN((unsigned)pool->copies, zones);
-    int r = 0;
-    if (s->target_count > 0)
-        r = place_new_empty(s->m, pool, (uint8_t)s->target_count, &place);
-    for (uint32_t i = 0; r == 0 && i < pool->group_count; i++) {
-        if (place)
-            place_group(place, i + pool->group_base, (uint8_t)s->target_count, s->targets);
-        *changed |= next_group(s, pool, i + pool->group_base);
-    }
-    place_free(place);
-    return r;
+    return changed;
 }
 
 int map_next_sets(const struct map *now, const struct map_inputs *in, struct map *m,
                   bool *ret_changed)
 {
     struct step s = {.now = now, .m = m, .in = in};
-    s.flags = calloc(m->node_count + 1, sizeof(*s.flags));
+    s.flags = calloc(m->node_number_next + 1, sizeof(*s.flags));
     s.joined = calloc(m->group_count + 1, sizeof(*s.joined));
+    struct map_targets *own = in->targets ? NULL : map_targets_new();
+    struct map_targets *targets = in->targets ? in->targets : own;
     bool changed = false;
-    int r = s.flags && s.joined ? 0 : -ENOMEM;
+    int r = s.flags && s.joined && targets ? map_targets_update(targets, m) : -ENOMEM;
     if (r == 0) {
         set_flags(&s);
         mark_all_joined(&s);
     }
     for (uint32_t i = 0; r == 0 && i < m->pool_count; i++)
-        r = next_pool(&s, &m->pools[i], &changed);
+        changed |= next_pool(&s, &m->pools[i], targets);
+    map_targets_free(own);
     free(s.flags);
     free(s.joined);
     if (r == 0)

@@ -404,6 +404,20 @@ static void find_broken(struct world *w)
     }
 }
 
+/* What a leader keeps between maps does not matter for them. */
+static void check_kept_targets(struct world *w, const struct map_inputs *in, const struct map *next)
+{
+    struct map_inputs with = *in;
+    struct map *same;
+    with.targets = w->targets;
+    assert_int_equal(map_next(w->now, &with, &same), 0);
+    check(w, (same != NULL) == (next != NULL));
+    if (same)
+        check(w,
+              memcmp(same->groups, next->groups, next->group_count * sizeof(next->groups[0])) == 0);
+    map_unref(same);
+}
+
 bool lead(struct world *w)
 {
     struct bundle b;
@@ -412,6 +426,8 @@ bool lead(struct world *w)
     find_broken(w);
     w->pending = 0;
     assert_int_equal(map_next(w->now, &b.in, &next), 0);
+    if (w->targets)
+        check_kept_targets(w, &b.in, next);
     if (!next)
         return false;
     check_nodes(w, next);

@@ -57,8 +57,9 @@ struct world {
     uint64_t session_next;
     uint8_t copies, min_copies; /* as formatted */
     struct map_pool_wish pool;
-    unsigned pending;  /* events since the leader acted */
-    char log[LOG_MAX]; /* the events, for messages */
+    struct map_targets *targets; /* NULL: the leader keeps none */
+    unsigned pending;            /* events since the leader acted */
+    char log[LOG_MAX];           /* the events, for messages */
 };
 
 /* `spare` more nodes than those that the groups are placed on at first. */

@@ -110,11 +110,13 @@ static void test_more_nodes(void **state)
 static void test_walks(void **state)
 {
     uint64_t random = 88172645463325252ull;
+    struct map_targets *targets = map_targets_new();
     unsigned walks = 300 * (depth(0) + 1);
     for (unsigned walk = 0; walk < walks; walk++) {
         struct world w;
         unsigned nodes = 3 + walk % 3;
         world_init(&w, nodes, walk % 2, 2 + walk / 2 % 2, 1 + walk / 4 % 2, 1 + walk % GROUPS_MAX);
+        w.targets = targets;
         for (unsigned i = 0; i < 120; i++) {
             random ^= random << 13;
             random ^= random >> 7;
@@ -142,6 +144,7 @@ static void test_walks(void **state)
         settle(&w);
         map_unref(w.now);
     }
+    map_targets_free(targets);
 }
 
 int main(void)
