@@ -10,10 +10,9 @@
  *    but one; the store comes last. What cannot end because nodes are missing is given up after
  *    STOP_PATIENCE_NS; a second signal, or STOP_TIMEOUT_NS more, ends the process at once. Either
  *    way the next opening reconciles (L2, L3).
- * N4 A store that may lack something says so when it registers, and stays so until a map lists its
- *    session and nothing rests on it any more: it has left in_sync and last_full everywhere.
+ * N4 A store that may lack something says so when it registers; objects/ marks it exact once all
+ *    of it was compared.
  */
-#include <inttypes.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,7 +40,6 @@ struct node {
     const struct sheep_options *options;
     struct rt *rt;
     enum run_state state;
-    bool session_listed; /* by a map that was seen */
     bool stop_wanted;
     struct waitq stop_waiters;
     struct timer stop_deadline;
@@ -220,43 +218,6 @@ static fiber_fn void bind_store(void *arg, struct map *m)
         log_info("%s belongs to cluster \"%s\" (%s) now", n->options->path, m->cluster_name, uuid);
 }
 
-/* Groups of which this node is taken to have everything. */
-static uint32_t count_relied_on(const struct map *m, uint16_t node)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < m->group_count; i++) {
-        const struct map_group *g = &m->groups[i];
-        bool relied_on = map_group_in_sync(g, node);
-        for (unsigned k = 0; k < g->last_full_count; k++)
-            relied_on |= g->last_full[k] == node;
-        count += relied_on;
-    }
-    return count;
-}
-
-/* N4: the first map that lists this session tells. What has joined anew later has been compared, so
- * later maps do not. */
-static fiber_fn void settle_inexact(void *arg, struct map *m)
-{
-    struct node *n = arg;
-    const struct map_node *self = map_node_by_session(m, cluster_session(n->cluster));
-    if (!self || n->session_listed)
-        return;
-    n->session_listed = true;
-    if (!store_is_inexact(n->store))
-        return;
-    uint32_t count = count_relied_on(m, self->number);
-    if (count > 0) {
-        log_warn("%s may lack something, but no other node is known to have all of %" PRIu32
-                 " groups: they are served from it as it is",
-                 n->options->path, count);
-        return;
-    }
-    int r = store_mark_exact(n->store);
-    if (r < 0)
-        log_error("%s cannot be marked as compared: %s", n->options->path, err_text(r));
-}
-
 /* --- the services --- */
 static fiber_fn int start_services(struct node *n)
 {
@@ -329,8 +290,6 @@ static fiber_fn int start(struct node *n)
     if (r < 0)
         return r;
     r = cluster_on_map(n->cluster, bind_store, n);
-    if (r == 0)
-        r = cluster_on_map(n->cluster, settle_inexact, n);
     if (r == 0)
         r = start_services(n);
     if (r == 0)

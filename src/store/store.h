@@ -68,8 +68,7 @@ void store_ids(const struct store *s, struct uuid *ret_store, struct uuid *ret_c
 fiber_fn int store_set_cluster(struct store *s, const struct uuid *cluster);
 /* True when the log tail was damaged: the node has to leave in_sync everywhere and compare. */
 bool store_is_inexact(const struct store *s);
-/* Nobody relies on the store's having everything any more: the node compares with others before it
- * is in sync again. Durably not inexact any more. 0, or an error: it stays. */
+/* The node has compared everything: durably not inexact any more. 0, or an error: it stays. */
 fiber_fn int store_mark_exact(struct store *s);
 /* 0, or the error after which the store stopped serving (a failed flush or log write is final). */
 int store_failed(const struct store *s);
