@@ -192,7 +192,8 @@ static fiber_fn int join_cluster(struct node *n)
                                  .nbd = listen_nbd(&n->listen),
                                  .weight = choose_weight(n),
                                  .probe = probe_store,
-                                 .probe_arg = n};
+                                 .probe_arg = n,
+                                 .inexact = store_is_inexact(n->store)};
     store_ids(n->store, &co.store_uuid, &co.store_cluster);
     int r = cluster_start(n->rt, &co, &n->cluster);
     if (r < 0 && r != -ECANCELED)
