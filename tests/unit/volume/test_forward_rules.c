@@ -53,7 +53,7 @@ static void test_random_network(void **state)
             case 0: /* a new one */
                 if (last < IDS && last + 1 - floor < FORWARD_WINDOW)
                     id = ++last;
-                /* fall through */
+                __attribute__((fallthrough));
             case 1: /* sent (again) */
                 if (id >= floor && !ids[id].answered)
                     ids[id].floors[x >> 40 & 3] = floor;
