@@ -68,6 +68,7 @@ sim:
 mutants:
 	$(call need,build demo check)
 	@sim/mutants/run $(MUTANTS)
+	$(if $(MUTANTS),,@sim/mutants/map/run)
 
 kill-rounds:
 	$(call need,build demo check)

@@ -6,6 +6,7 @@
  * MH2 Each reason names whom it is about, and what helps; what heals by itself says so.
  */
 #include "cluster/map_health.h"
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -127,8 +128,12 @@ __attribute__((format(printf, 2, 3))) static void say(const struct reasons *r, c
     char text[MAP_REASON_SIZE];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    vsnprintf(text, sizeof(text) - 1, format, args);
     va_end(args);
+    size_t length = strlen(text);
+    text[0] = (char)toupper((unsigned char)text[0]);
+    text[length] = '.';
+    text[length + 1] = '\0';
     r->fn(r->arg, text);
 }
 
@@ -246,7 +251,7 @@ static void say_draining(const struct reasons *r, const struct map_node *n)
     for (uint32_t i = 0; i < r->m->pool_count; i++)
         copies = MAX(copies, (unsigned)r->m->pools[i].copies);
     if (h.held == 0)
-        say(r, "node %s is empty: stop it and `dog node remove %s`, or `dog node undrain %s`",
+        say(r, "node %s is empty: stop it and `dog node remove %s`, or `dog node drain %s --undo`",
             n->name, n->name, n->name);
     else if (zones < copies)
         say(r,

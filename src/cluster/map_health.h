@@ -39,7 +39,7 @@ struct map_node_health {
 void map_node_health(const struct map *m, uint16_t node, struct map_node_health *ret);
 
 #define MAP_REASON_SIZE 512
-/* Calls fn for each thing that is not as it should be, the most pressing first: a sentence that
- * says what, of whom, and what to do. `wall_s`: now, in seconds since 1970. */
+/* Calls fn for each thing that is not as it should be, the most pressing first: a sentence, with
+ * its full stop, that says what, of whom, and what to do. `wall_s`: now, in seconds since 1970. */
 void map_health_reasons(const struct map *m, uint64_t wall_s,
                         void (*fn)(void *arg, const char *text), void *arg);

@@ -128,19 +128,19 @@ static void test_reasons_of_nodes(void **state)
     struct map *m = make_map();
     expect(m, 0, "");
     die(m, 2);
-    expect(m, 2, "node n002 is away for 5 minutes; writes to 10 groups wait");
+    expect(m, 2, "Node n002 is away for 5 minutes; writes to 10 groups wait");
     for (uint32_t g = 0; g < GROUPS; g++)
         set_in_sync(m, g, 2, 0, 1);
-    expect(m, 2, "node n002 is away for 5 minutes; its groups have a copy less");
+    expect(m, 2, "Node n002 is away for 5 minutes; its groups have a copy less");
     expect(m, 2, "10 groups have fewer copies than wanted; 0 are being copied");
     m->nodes[2].out = true;
     m->nodes[2].away_since = NOW_S - 3 * 3600;
-    expect(m, 2, "node n002 is away for 3 hours; its groups are kept on other nodes");
+    expect(m, 2, "Node n002 is away for 3 hours; its groups are kept on other nodes");
     set_in_sync(m, 3, 1, 0, 0);
     set_in_sync(m, 4, 1, 0, 0);
     expect(m, 3, "2 groups can be read, but writes wait");
     die(m, 0);
-    expect(m, 3, "node n000 is away for 5 minutes, and 2 groups cannot be read or written");
+    expect(m, 3, "Node n000 is away for 5 minutes, and 2 groups cannot be read or written");
     expect(m, 3, "`dog node lost n000`");
     expect(m, 3, "8 groups can be read, but writes wait");
     m->nodes[0].state = MAP_NODE_LOST;
@@ -152,25 +152,25 @@ static void test_reasons_of_wishes(void **state)
 {
     struct map *m = make_map();
     m->nodes[3].state = MAP_NODE_DRAINING;
-    expect(m, 1, "node n003 is empty: stop it and `dog node remove n003`");
+    expect(m, 1, "Node n003 is empty: stop it and `dog node remove n003`");
     m->nodes[3].state = MAP_NODE_ACTIVE;
     m->nodes[2].state = MAP_NODE_DRAINING;
-    expect(m, 1, "node n002 is being emptied: 10 groups left");
+    expect(m, 1, "Node n002 is being emptied: 10 groups left");
     strcpy(m->nodes[3].zone, m->nodes[1].zone);
     expect(m, 2, "3 copies need as many zones and the others have 2");
-    expect(m, 2, "pool default wants 3 copies, but the nodes that take data are in 2 zones");
+    expect(m, 2, "Pool default wants 3 copies, but the nodes that take data are in 2 zones");
     m->nodes[2].state = MAP_NODE_ACTIVE;
     m->nodes[1].trouble = MAP_TROUBLE_STORE;
     m->nodes[1].trouble_error = EIO;
-    expect(m, 1, "node n001 cannot write to its store (Input/output error)");
+    expect(m, 1, "Node n001 cannot write to its store (Input/output error)");
     m->nodes[1].trouble = MAP_TROUBLE_UNREACHED;
     m->nodes[1].trouble_by = 3;
-    expect(m, 1, "node n001 cannot be reached by node n003");
+    expect(m, 1, "Node n001 cannot be reached by node n003");
     m->nodes[1].trouble = MAP_TROUBLE_ALONE;
-    expect(m, 1, "node n001 cannot reach node n003");
+    expect(m, 1, "Node n001 cannot reach node n003");
     m->nodes[1].trouble = MAP_TROUBLE_NONE;
     m->groups[0].joining[m->groups[0].joining_count++] = 3;
-    expect(m, 1, "1 group is moving to where it should be; nothing has to be done");
+    expect(m, 1, "1 group is moving to where it should be; nothing has to be done.");
     map_unref(m);
 }
 
