@@ -225,14 +225,17 @@ int cluster_self(const struct cluster *c)
 }
 
 /* Two thirds of the timeout: others may take the session for ended when all of it has passed. */
-static bool session_confirmed(const struct cs *cs)
+uint64_t cluster_unconfirmed_ns(const struct cluster *c)
 {
-    return cs->timeout_ns == 0 || clock_now(cs->rt) - cs->confirmed_ns < cs->timeout_ns / 3 * 2;
+    if (c->cs->timeout_ns == 0)
+        return 0;
+    uint64_t age = clock_now(c->rt) - c->cs->confirmed_ns;
+    return age < c->cs->timeout_ns / 3 * 2 ? 0 : age;
 }
 
 bool cluster_serving(const struct cluster *c)
 {
-    return session_confirmed(c->cs) && !c->cs->lost && !c->map_error &&
+    return cluster_unconfirmed_ns(c) == 0 && !c->cs->lost && !c->map_error &&
            map_node_by_session(c->map, c->cs->session) != NULL;
 }
 

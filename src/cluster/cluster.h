@@ -57,6 +57,9 @@ struct session cluster_session(const struct cluster *c);
 int cluster_self(const struct cluster *c);
 /* True when this node may serve: its present session is in the map and confirmed. */
 bool cluster_serving(const struct cluster *c);
+/* 0, or how long ago the session was confirmed when that is too long ago to serve: the cluster
+ * store is out of reach, or this node's disk hangs. */
+uint64_t cluster_unconfirmed_ns(const struct cluster *c);
 bool cluster_is_leader(const struct cluster *c);
 
 /* fn(arg, map) runs on a fiber for each new map, in order; the map is acknowledged after all

@@ -78,7 +78,8 @@ fiber_fn void cs_close(struct cs *cs);
  * -ETIMEDOUT or -ECONNRESET: outcome unknown; -EIO; -EFBIG;
  * -ENOSPC: the store is full, nothing was done. */
 fiber_fn int cs_txn(struct cs *cs, const struct cs_op *ops, unsigned count, uint64_t *ret_revision);
-/* Appends the value to *ret_value (an initialised encoder). 0, -ENOENT. */
+/* Appends the value to *ret_value (an initialised encoder). 0, -ENOENT; this and cs_list() also
+ * -ETIMEDOUT: the store cannot be reached, -EIO. */
 fiber_fn int cs_get(struct cs *cs, const char *key, struct enc *ret_value, uint64_t *ret_revision);
 /* Calls fn for each key that starts with prefix, in byte order, all from one state; fn must not
  * suspend; a nonzero return stops and is returned. */

@@ -165,8 +165,10 @@ void object_waiting_text(const struct objects *o, char *out, size_t size)
     if (used == 0 && !list_empty(&o->ops) && !gate_serving(o)) {
         op = list_first(&o->ops, struct op, in_ops);
         if (op->ticks >= TEXT_TICKS)
-            snprintf(out, size, "%s wait until this node's session is in the cluster map",
-                     op->what);
+            snprintf(out, size, "%s wait until %s", op->what,
+                     cluster_unconfirmed_ns(o->cluster) > 0
+                         ? "this node reaches the cluster store again"
+                         : "this node's session is in the cluster map");
     }
 }
 

@@ -112,6 +112,10 @@ def test_outages(cluster, zookeeper):
     wait_for(stands_still, "writes to wait: no session is confirmed", 60)
     measure_for(TIMEOUT_S)
     assert stands_still() and all(sheep.alive() for sheep in cluster.sheep)
+    # What needs the store says so instead of hanging, and the status names the cause.
+    assert "has not confirmed its session" in cluster.dog("cluster", "status", expect=None).stdout
+    done = cluster.dog("vdi", "list", expect=None)
+    assert done.returncode != 0 and "timed out" in done.stderr, done
     zookeeper.start()
     load.wait_progress(120)
     assert load.stop()

@@ -5,7 +5,8 @@
  *
  * ZK1 All state belongs to the loop; the library's threads only post (zookeeper_link.c).
  * ZK2 Reads are answered from the connection's copy of the store, after it was brought to where the
- *     store was when they began.
+ *     store was when they began. They give up (-ETIMEDOUT) when no server was reached for longer
+ *     than the session's timeout; commits wait.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -110,7 +111,7 @@ static void on_event(void *arg, enum zk_event event)
     zk_wake_all(z);
 }
 
-fiber_fn int zk_wait_connected(struct zk *z)
+fiber_fn int zk_wait_connected(struct zk *z, uint64_t patience_ns)
 {
     struct rt *rt = z->cs.rt;
     uint64_t log_at = clock_now(rt) + ZK_OUTAGE_LOG_NS;
@@ -121,7 +122,7 @@ fiber_fn int zk_wait_connected(struct zk *z)
             return -EIO;
         if (z->closing || z->ending)
             return -ETIMEDOUT;
-        if (rt_stopping(rt) && away > NS_PER_S)
+        if (away > patience_ns || (rt_stopping(rt) && away > NS_PER_S))
             return -ETIMEDOUT;
         if (now >= log_at) {
             log_warn("waiting for ZooKeeper at %s since %" PRIu64 " s: is it running, and is that "
@@ -155,7 +156,7 @@ static fiber_fn int zk_cs_get(struct cs *cs, const char *key, struct enc *ret_va
                               uint64_t *ret_revision)
 {
     struct zk *z = zk_of(cs);
-    int r = cs->lost ? -EIO : zk_refresh(z);
+    int r = cs->lost ? -EIO : zk_refresh(z, cs->timeout_ns);
     if (r < 0)
         return r == -ECANCELED ? -EIO : r;
     const struct zk_key *k = zk_state_get(&z->state, key);
@@ -172,7 +173,7 @@ static fiber_fn int zk_cs_list(struct cs *cs, const char *prefix,
                                void *arg)
 {
     struct zk *z = zk_of(cs);
-    int r = cs->lost ? -EIO : zk_refresh(z);
+    int r = cs->lost ? -EIO : zk_refresh(z, cs->timeout_ns);
     const struct zk_key *k;
     size_t position = 0;
     while (r == 0 && (k = zk_state_next(&z->state, prefix, &position))) {
@@ -259,7 +260,7 @@ static fiber_fn int find_layout(struct zk *z)
 {
     bool made = false;
     for (;;) {
-        int r = zk_wait_connected(z);
+        int r = zk_wait_connected(z, UINT64_MAX);
         if (r < 0)
             return r;
         struct zk_call call;

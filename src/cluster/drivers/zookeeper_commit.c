@@ -366,9 +366,9 @@ static fiber_fn int commit_locked(struct zk *z, struct zk_commit *c)
 {
     bool fresh = false; /* the state is not older than the call */
     for (;;) {
-        int r = zk_wait_connected(z);
+        int r = zk_wait_connected(z, UINT64_MAX);
         if (r == 0)
-            r = zk_catch_up(z);
+            r = zk_catch_up(z, UINT64_MAX);
         if (c->done)
             return 0;
         settle(z, c);
@@ -387,7 +387,7 @@ static fiber_fn int commit_locked(struct zk *z, struct zk_commit *c)
             zk_breathe(z);
         if (r < 0 && r != -EAGAIN)
             return unknown_or(c, r);
-        r = zk_refresh(z);
+        r = zk_refresh(z, UINT64_MAX);
         fresh = r == 0;
     }
 }

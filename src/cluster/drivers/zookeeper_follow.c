@@ -288,7 +288,7 @@ fiber_fn int zk_load(struct zk *z)
     int r;
     while ((r = load_once(z)) == -EAGAIN) {
         zk_breathe(z);
-        r = zk_wait_connected(z);
+        r = zk_wait_connected(z, UINT64_MAX);
         if (r < 0)
             break;
     }
@@ -341,32 +341,32 @@ static fiber_fn int read_head_synced(struct zk *z)
     return rc == ZOK ? r : zk_rc_unknown(rc) ? -EAGAIN : -EIO;
 }
 
-fiber_fn int zk_catch_up(struct zk *z)
+fiber_fn int zk_catch_up(struct zk *z, uint64_t patience_ns)
 {
     while (z->gap || z->state.revision < z->head_revision) {
         if (z->cs.lost)
             return -EIO;
-        int r = zk_wait_connected(z);
+        int r = zk_wait_connected(z, patience_ns);
         if (r < 0)
             return r;
         waitq_wake_all(&z->follow_wake);
-        waitq_wait(&z->changed);
+        waitq_wait(&z->changed); /* also for a connection that is lost now */
     }
     return z->cs.lost ? -EIO : 0;
 }
 
-fiber_fn int zk_refresh(struct zk *z)
+fiber_fn int zk_refresh(struct zk *z, uint64_t patience_ns)
 {
     int r;
     for (;;) {
-        r = zk_wait_connected(z);
+        r = zk_wait_connected(z, patience_ns);
         if (r == 0)
             r = read_head_synced(z);
         if (r != -EAGAIN)
             break;
         zk_breathe(z);
     }
-    return r < 0 ? r : zk_catch_up(z);
+    return r < 0 ? r : zk_catch_up(z, patience_ns);
 }
 
 /* --- the follower --- */

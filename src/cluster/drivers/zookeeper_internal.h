@@ -55,9 +55,9 @@ int zk_spawn(struct zk *z, const char *name, fiber_main *fn, struct wgroup *grou
 void zk_wake_all(struct zk *z);
 /* The connection is of no use any more: tells once. */
 void zk_lose(struct zk *z, const char *why);
-/* Waits for a connection. 0; -EIO: lost; -ECANCELED: closing; -ETIMEDOUT: the program is being
- * stopped (and there was none for a second), or the connection closed. */
-fiber_fn int zk_wait_connected(struct zk *z);
+/* Waits for a connection. 0; -EIO: lost; -ETIMEDOUT: there was none for longer than that, or the
+ * program is being stopped (and there was none for a second), or the connection closed. */
+fiber_fn int zk_wait_connected(struct zk *z, uint64_t patience_ns);
 /* After an answer that nobody knows: a moment, for the news of a lost connection to arrive. */
 fiber_fn void zk_breathe(struct zk *z);
 
@@ -72,9 +72,9 @@ fiber_fn void zk_session_end(struct zk *z);
 fiber_fn int zk_load(struct zk *z);
 /* Brings the state to where the store is now or later (a linearizable read). 0, or as
  * zk_wait_connected(). */
-fiber_fn int zk_refresh(struct zk *z);
+fiber_fn int zk_refresh(struct zk *z, uint64_t patience_ns);
 /* Waits until the state holds all that we know of. */
-fiber_fn int zk_catch_up(struct zk *z);
+fiber_fn int zk_catch_up(struct zk *z, uint64_t patience_ns);
 /* Takes in an entry if it is the next one; tells pending commit and watches. */
 int zk_take(struct zk *z, const struct zk_header *h, const struct zk_change *changes,
             unsigned count);

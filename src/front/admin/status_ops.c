@@ -52,6 +52,19 @@ static fiber_fn void explain_store(struct admin_call *call, json_t *reasons,
             n->name);
 }
 
+/* Whether this node serves: others let its questions wait until it does. */
+static bool explain_session(struct admin_call *call, json_t *reasons)
+{
+    uint64_t ns = cluster_unconfirmed_ns(call->admin->cluster);
+    if (ns > 0)
+        reason(reasons,
+               "The node that you ask has not confirmed its session for %llu s, so its guests "
+               "wait: look whether it reaches the cluster store, whether that runs, and at the "
+               "log of its sheep.",
+               (unsigned long long)(ns / NS_PER_S));
+    return ns == 0;
+}
+
 /* One word for all of it, the worst first. */
 static const char *state_of(const struct map_health *h, bool any_reason)
 {
@@ -102,7 +115,8 @@ static fiber_fn int op_status(struct admin_call *call)
     object_waiting_text(a->objects, waiting, sizeof(waiting));
     if (waiting[0] != '\0')
         reason(reasons, "On this node now: %s.", waiting);
-    for (uint32_t i = 0; i < m->node_count; i++)
+    bool may_ask = explain_session(call, reasons);
+    for (uint32_t i = 0; i < m->node_count && may_ask; i++)
         explain_store(call, reasons, &m->nodes[i]);
     bool any = json_array_size(reasons) > 0;
     admin_set_bool(call->answer, "healthy", !any && map_health_good(&h));
