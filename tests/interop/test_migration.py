@@ -9,6 +9,7 @@ import pytest
 
 from harness.guest import Guest
 from harness.processes import run
+from harness.verifier import connect
 from harness.waiting import wait_for
 
 
@@ -57,3 +58,29 @@ def test_live_migration(cluster):
             guest.end()
     assert files >= 30
     verify_from_outside(cluster, first)
+
+
+@pytest.mark.limit(600)
+def test_a_guest_on_a_forwarding_gateway(cluster):
+    """Its gateway dies and comes back, then the one that owns the volume dies."""
+    cluster.create("vm", "256M")
+    first, second, third = cluster.sheep
+    with connect(first.nbd_unix, "vm") as holder:
+        guest = Guest(cluster.folder, export(second))
+        try:
+            guest.wait_progress(10, 240)
+            assert owner(cluster) == "n0"
+            second.kill9()
+            second.start()
+            guest.wait_progress(10)
+            assert owner(cluster) == "n0" and holder.size == 256 << 20
+            first.kill9()
+            guest.wait_progress(10)
+            assert owner(cluster) == "n1"
+            first.start()
+            guest.wait_progress(5)
+            files = guest.finish()
+        finally:
+            guest.end()
+    assert files >= 35
+    verify_from_outside(cluster, third)
