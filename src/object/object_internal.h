@@ -122,6 +122,7 @@ struct request {
         struct peer_read read;
         struct peer_fetch fetch;
     };
+    uint8_t *relations;      /* FETCH; owned */
     struct peer_meta *metas; /* META_APPLY; owned */
     unsigned meta_count;
     struct enc reply_body;

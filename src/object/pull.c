@@ -27,8 +27,9 @@
 #define HOLD_RETRY_NS    (5 * NS_PER_MS)
 #define LAPSE_NS         (2 * NS_PER_S) /* then the noting node is asked what became of it */
 #define ANSWER_NS        (20 * NS_PER_S)
-#define LOOK_COUNT_MAX   64u /* objects looked at for one that is due */
-#define FOREGROUND_MANY  8u  /* requests of others under way: pulls make way */
+#define LOOK_COUNT_MAX   64u  /* objects looked at for one that is due */
+#define BASE_WAITS       100u /* of RETRY_NS */
+#define FOREGROUND_MANY  8u   /* requests of others under way: pulls make way */
 #define FOREGROUND_NS    (2 * NS_PER_MS)
 #define FOREGROUND_TRIES 10u
 #define BURST_NS         (50 * NS_PER_MS)
@@ -133,6 +134,40 @@ static bool entries_differ(const struct store_entry *own, const struct peer_entr
            (!own->tombstone && own->meta_version != theirs->meta_version);
 }
 
+static int compare_sibling(const void *a, const void *b)
+{
+    const struct oid *x = &(*(const struct peer_entry *const *)a)->oid,
+                     *y = &(*(const struct peer_entry *const *)b)->oid;
+    if (x->level != y->level)
+        return x->level < y->level ? -1 : 1;
+    if (x->kind != y->kind)
+        return x->kind < y->kind ? -1 : 1;
+    if (x->index != y->index)
+        return x->index < y->index ? -1 : 1;
+    return x->vid < y->vid ? -1 : x->vid > y->vid;
+}
+
+/* For each entry the vid of the next older object at the same place of an image: what it is a clone
+ * of, most likely. NULL when out of memory: then nothing is cloned. */
+static uint64_t *find_bases(const struct theirs *t)
+{
+    const struct peer_entry **order = malloc((t->count + 1) * sizeof(*order));
+    uint64_t *bases = calloc(t->count + 1, sizeof(*bases));
+    size_t n = 0;
+    for (size_t i = 0; order && i < t->count; i++)
+        if (!t->entries[i].tombstone)
+            order[n++] = &t->entries[i];
+    if (n > 1)
+        qsort(order, n, sizeof(*order), compare_sibling);
+    for (size_t i = 1; bases && i < n; i++) {
+        const struct oid *x = &order[i - 1]->oid, *y = &order[i]->oid;
+        if (x->level == y->level && x->kind == y->kind && x->index == y->index)
+            bases[order[i] - t->entries] = x->vid;
+    }
+    free(order);
+    return bases;
+}
+
 /* P2. Both sides in oid order. */
 static int mark_differing(struct join *j, const struct theirs *t)
 {
@@ -142,6 +177,7 @@ static int mark_differing(struct join *j, const struct theirs *t)
     int r = store_list(j->o->store, &filter, &own, &own_count);
     if (r < 0)
         return r;
+    uint64_t *bases = find_bases(t);
     while (r == 0 && (i < own_count || k < t->count)) {
         int order = i == own_count  ? 1
                     : k == t->count ? -1
@@ -151,13 +187,16 @@ static int mark_differing(struct join *j, const struct theirs *t)
             struct join_object *x = join_unclean(j, oid);
             if (!x)
                 r = -ENOMEM;
-            else if (order >= 0)
+            else if (order >= 0) {
                 x->end = t->entries[k].end;
+                x->base_vid = bases ? bases[k] : 0;
+            }
         }
         i += order <= 0;
         k += order >= 0;
     }
     free(own);
+    free(bases);
     return r;
 }
 
@@ -223,8 +262,10 @@ static fiber_fn void compare(struct join *j)
 struct fetch {
     struct call call;
     struct peer_fetched answer;
-    uint8_t *body; /* that `answer` points into; owned */
-    void *data;    /* owned: install_buffer_get() */
+    uint8_t *body;   /* that `answer` points into; owned */
+    void *data;      /* owned: install_buffer_get() */
+    struct oid base; /* that was offered, and its version */
+    struct version base_version;
     uint32_t size;
 };
 
@@ -254,6 +295,8 @@ static fiber_fn int fetch_once(struct join *j, uint16_t source, const struct pee
     struct objects *o = j->o;
     uint8_t body[PEER_FETCH_BYTES];
     f->size = pf->limit;
+    f->base = pf->base;
+    f->base_version = pf->base_version;
     if (f->size > 0) {
         f->data = install_buffer_get(o, f->size);
         if (!f->data) {
@@ -279,10 +322,28 @@ static fiber_fn int fetch_once(struct join *j, uint16_t source, const struct pee
         return -EBADMSG;
     for (unsigned i = 0; r == 0 && i < f->answer.extent_count; i++)
         sum += f->answer.extents[i].length;
-    if (r == 0 && (sum != got || !oid_equal(&f->answer.entry.oid, &pf->oid)))
+    for (size_t i = 0; r == 0 && i < f->answer.block_count; i++)
+        sum += f->answer.relations[i] == PEER_OTHER ? OBJECT_BLOCK : 0;
+    if (r == 0 && (sum != got || !oid_equal(&f->answer.entry.oid, &pf->oid) ||
+                   (f->answer.data == PEER_FETCHED_CHANGED && pf->base_version.value == 0)))
         r = -EBADMSG;
     charge(o, got);
     return r;
+}
+
+/* What x is probably a clone of, if that is here already: then only what differs has to come, and
+ * shares its blocks here as it does there. */
+static void choose_base(struct join *j, const struct join_object *x, const struct store_stat *own,
+                        struct peer_fetch *pf)
+{
+    struct store_stat base;
+    if (x->base_vid == 0 || x->tries > 0 || own->version.value != 0 || own->tombstone.value != 0)
+        return;
+    pf->base = x->oid;
+    pf->base.vid = x->base_vid;
+    store_stat(j->o->store, &pf->base, &base);
+    if (!join_find(j, &pf->base))
+        pf->base_version = base.version;
 }
 
 /* What the source has of x. 0: *f is to be ended by fetch_done(). */
@@ -292,6 +353,7 @@ static fiber_fn int fetch(struct join *j, struct join_object *x, const struct st
     struct peer_fetch pf = {.oid = x->oid, .have = own->version, .need = x->needs, .limit = x->end};
     uint16_t source;
     int r = choose_source(j, oid_hash(&x->oid) + x->tries, &source);
+    choose_base(j, x, own, &pf);
     if (r == 0)
         r = fetch_once(j, source, &pf, f);
     for (unsigned i = 0; r == -EFBIG && i < 3; i++) {
@@ -339,6 +401,97 @@ static fiber_fn int take_removal(struct objects *o, const struct oid *oid,
     return tombstone_set(o->store, oid, own->tombstone, tombstone);
 }
 
+/* --- a clone of what is here --- */
+
+struct clone {
+    struct objects *o;
+    const struct fetch *f;
+    const struct store_change *first; /* CLONE */
+    struct version at, last;
+    uint8_t *data; /* next block of the payload */
+};
+
+/* The next run of blocks of that relation from *at on: false, there is none. */
+static bool next_run(const struct peer_fetched *a, enum peer_relation what, size_t *at,
+                     struct store_extent *ret)
+{
+    size_t i = *at, end;
+    while (i < a->block_count && a->relations[i] != what)
+        i++;
+    for (end = i; end < a->block_count && a->relations[end] == what; end++)
+        ;
+    *ret = (struct store_extent){(uint32_t)i * OBJECT_BLOCK, (uint32_t)(end - i) * OBJECT_BLOCK};
+    *at = end;
+    return end > i;
+}
+
+static uint64_t count_steps(const struct peer_fetched *a, enum peer_relation what)
+{
+    struct store_extent x;
+    uint64_t runs = 0;
+    size_t at = 0;
+    while (next_run(a, what, &at, &x))
+        runs++;
+    return (runs + STORE_EXTENT_COUNT_MAX - 1) / STORE_EXTENT_COUNT_MAX;
+}
+
+/* One change with as many runs as fit. */
+static fiber_fn int clone_step(struct clone *c, enum store_change_kind kind, struct version next,
+                               enum peer_relation what, size_t *at)
+{
+    struct store_extent extents[STORE_EXTENT_COUNT_MAX];
+    struct iovec iov = {c->data, 0};
+    struct store_change change = *c->first;
+    unsigned n = 0;
+    while (n < STORE_EXTENT_COUNT_MAX && next_run(&c->f->answer, what, at, &extents[n]))
+        iov.iov_len += extents[n++].length;
+    change.kind = kind;
+    change.prev = c->at;
+    change.next = next;
+    change.extents = extents;
+    change.extent_count = n;
+    if (what == PEER_OTHER && n > 0) {
+        change.iov = &iov;
+        change.iov_count = 1;
+        c->data += iov.iov_len;
+    }
+    int r = store_apply(c->o->store, &change, NULL);
+    c->at = next;
+    return r;
+}
+
+/* The versions on the way are below the one fetched, and only here: this copy is not in sync. */
+static fiber_fn int take_clone(struct objects *o, const struct oid *oid, const struct oid *base,
+                               const struct fetch *f)
+{
+    const struct peer_fetched *a = &f->answer;
+    const struct store_meta_change gone = {.oid = *oid, .remove = true};
+    struct store_stat st;
+    const struct store_change first = {.kind = STORE_CLONE, .oid = *oid, .source = *base};
+    struct clone c = {.o = o, .f = f, .first = &first, .data = f->data};
+    uint64_t writes = MAX(count_steps(a, PEER_OTHER), (uint64_t)1);
+    uint64_t left = writes + count_steps(a, PEER_HOLE);
+    size_t at = 0;
+    int r = 0;
+    if (a->entry.version.value <= left)
+        return -EINVAL;
+    for (uint64_t i = 0; r == 0 && i < writes; i++) {
+        r = clone_step(&c, i ? STORE_WRITE : STORE_CLONE,
+                       (struct version){a->entry.version.value - --left}, PEER_OTHER, &at);
+        store_stat(o->store, base, &st);
+        if (r == 0 && i == 0 && st.version.value != f->base_version.value) {
+            /* The base went on, perhaps before it was cloned (changes become visible in the order
+             * of the log): this is a clone of something else. */
+            r = store_meta_apply(o->store, &gone, 1);
+            return r == 0 ? -EAGAIN : r;
+        }
+    }
+    for (at = 0; r == 0 && left > 0;)
+        r = clone_step(&c, STORE_PUNCH, (struct version){a->entry.version.value - --left},
+                       PEER_HOLE, &at);
+    return r;
+}
+
 static fiber_fn int take_content(struct objects *o, const struct oid *oid,
                                  const struct store_stat *own, const struct fetch *f)
 {
@@ -368,7 +521,9 @@ static fiber_fn int take_over(struct objects *o, const struct oid *oid,
     if (e->version.value == 0 || e->tombstone)
         return take_removal(o, oid, own, e->tombstone ? e->version : (struct version){0});
     uint64_t meta_version = own->version.value ? own->meta_version : 0;
-    int r = own->version.value == e->version.value ? 0 : take_content(o, oid, own, f);
+    int r = own->version.value == e->version.value   ? 0
+            : f->answer.data == PEER_FETCHED_CHANGED ? take_clone(o, oid, &f->base, f)
+                                                     : take_content(o, oid, own, f);
     if (r == 0 && meta_version != e->meta_version) {
         const struct store_meta_change meta = {
             .oid = *oid,
@@ -403,7 +558,8 @@ static fiber_fn int pull_once(struct join *j, struct join_object *x)
         return r;
     const struct peer_entry *e = &f.answer.entry;
     bool live = e->version.value != 0 && !e->tombstone;
-    bool waits = live && !f.answer.with_data && e->version.value != own.version.value;
+    bool waits =
+        live && f.answer.data == PEER_FETCHED_NONE && e->version.value != own.version.value;
     r = j->dead || waits ? -EAGAIN : gate_enter(o, j->group, j->epoch);
     if (r == 0) {
         store_stat(o->store, &x->oid, &still);
@@ -488,9 +644,24 @@ static void hold_changes(struct join_object *x, uint64_t now)
     }
 }
 
+/* A clone comes after what it is a clone of, unless that takes too long. */
+static bool waits_for_base(struct join *j, struct join_object *x)
+{
+    struct oid base = x->oid;
+    base.vid = x->base_vid;
+    if (x->base_vid == 0 || x->tries > 0 || !join_find(j, &base) || ++x->waits > BASE_WAITS)
+        return false;
+    list_remove(&x->in_todo);
+    list_push_back(&j->todo, &x->in_todo);
+    x->due_ns = clock_now(j->o->rt) + RETRY_NS;
+    return true;
+}
+
 static fiber_fn void pull(struct join *j, struct join_object *x)
 {
     struct objects *o = j->o;
+    if (waits_for_base(j, x))
+        return;
     j->users++;
     x->busy = true;
     list_remove(&x->in_todo);

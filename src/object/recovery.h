@@ -33,7 +33,9 @@ struct join_object {
     uint16_t from;  /* node whose change was noted last */
     uint32_t notes; /* how many so far: to see that there was another one */
     unsigned tries;
-    uint32_t end; /* bytes that it may have at the source, as far as known */
+    unsigned waits;    /* for its base */
+    uint64_t base_vid; /* of the object that it is a clone of, most likely; 0: of none */
+    uint32_t end;      /* bytes that it may have at the source, as far as known */
     uint64_t due_ns, noted_ns, hold_end_ns;
     struct list held; /* struct held (J5) */
     unsigned held_count;

@@ -497,6 +497,50 @@ static void squeeze(struct request *rq, struct peer_fetched *f, uint32_t size)
     rq->reply_payload_length = to;
 }
 
+static_assert((int)STORE_ALIKE == PEER_ALIKE && (int)STORE_OTHER == PEER_OTHER &&
+                  (int)STORE_HOLE == PEER_HOLE,
+              "relations travel as they are");
+
+/* Makes the payload the blocks that are not those of the base, if the base here is what the asker
+ * has, and some are shared. Relations are about versions, so it does not matter that they are
+ * looked at after the data. */
+static fiber_fn bool relate(struct request *rq, struct peer_fetched *f, uint32_t size)
+{
+    const struct peer_fetch *pf = &rq->fetch;
+    struct version version, base_version;
+    struct store_stat base;
+    bool any_shared = false;
+    store_stat(rq->o->store, &pf->base, &base);
+    /* To the end of both: what the base has behind the object's end is a hole in it. */
+    uint32_t count = MAX(size, base.end) / OBJECT_BLOCK, to = 0;
+    if (pf->base_version.value == 0 || base.version.value != pf->base_version.value ||
+        pf->base.group != pf->oid.group || oid_equal(&pf->base, &pf->oid) || count == 0)
+        return false;
+    uint8_t *relations = malloc(count), *bytes = rq->reply_payload;
+    int r = relations ? store_relate(rq->o->store, &pf->oid, &pf->base, relations, count, &version,
+                                     &base_version)
+                      : -ENOMEM;
+    bool holds = r == 0 && version.value == f->entry.version.value &&
+                 base_version.value == pf->base_version.value;
+    for (uint32_t i = 0; holds && i < size / OBJECT_BLOCK; i++)
+        any_shared |= relations[i] == STORE_ALIKE && !is_zero(bytes + (size_t)i * OBJECT_BLOCK);
+    if (!any_shared) {
+        free(relations);
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (relations[i] != STORE_OTHER)
+            continue;
+        memmove(bytes + to, bytes + (size_t)i * OBJECT_BLOCK, OBJECT_BLOCK);
+        to += OBJECT_BLOCK;
+    }
+    rq->reply_payload_length = to;
+    f->data = PEER_FETCHED_CHANGED;
+    f->relations = rq->relations = relations;
+    f->block_count = count;
+    return true;
+}
+
 /* The data of an object that is at f->entry's version. -EAGAIN: it went on meanwhile. */
 static fiber_fn int fetch_data(struct request *rq, struct peer_fetched *f)
 {
@@ -509,8 +553,8 @@ static fiber_fn int fetch_data(struct request *rq, struct peer_fetched *f)
         r = store_read(rq->o->store, &rq->fetch.oid, 0, size, rq->reply_payload, &version);
     if (r == -ENOENT || (r == 0 && version.value != f->entry.version.value))
         return -EAGAIN;
-    if (r == 0) {
-        f->with_data = true;
+    if (r == 0 && !relate(rq, f, size)) {
+        f->data = PEER_FETCHED_WHOLE;
         squeeze(rq, f, size);
     }
     return r;
@@ -523,7 +567,9 @@ static fiber_fn int run_fetch(struct request *rq)
     uint8_t meta[STORE_META_SIZE_MAX];
     int r = -EAGAIN;
     for (unsigned i = 0; r == -EAGAIN && i < FETCH_TRIES; i++) {
-        f = (struct peer_fetched){.with_data = false};
+        f = (struct peer_fetched){.data = PEER_FETCHED_NONE};
+        free(rq->relations);
+        rq->relations = NULL;
         fill_entry(o, &rq->fetch.oid, &f.entry);
         bool live = f.entry.version.value != 0 && !f.entry.tombstone;
         if (!live || f.entry.version.value == rq->fetch.have.value ||

@@ -50,6 +50,7 @@ struct request *request_new(struct objects *o, struct peer *p)
     rq->reply_payload_reserve = false;
     rq->forwarded = false;
     rq->metas = NULL;
+    rq->relations = NULL;
     rq->meta_count = 0;
     rq->reply_inline = 0;
     rq->reply_payload = NULL;
@@ -64,6 +65,7 @@ void request_free(struct request *rq)
     struct objects *o = rq->o;
     free(rq->body_heap);
     free(rq->metas);
+    free(rq->relations);
     if (rq->forwarded)
         forward_free(rq);
     else if (!rq->payload_borrowed)

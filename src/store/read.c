@@ -398,3 +398,40 @@ void store_unpin(struct store_pin *p)
     free(p);
     (void)store_leave(s, 0);
 }
+
+/* --- sharing --- */
+
+static uint32_t pinned_block(const struct store_pin *p, uint32_t i)
+{
+    return i < p->map.count ? p->map.blocks[i].block : 0;
+}
+
+/* The map of the first one is pinned while that of the second is read: a block that it names is not
+ * given to anybody else meanwhile, so what both name is one block with one content. */
+fiber_fn int store_relate(struct store *s, const struct oid *oid, const struct oid *base,
+                          uint8_t *ret, uint32_t count, struct version *ret_version,
+                          struct version *ret_base_version)
+{
+    struct store_pin *a, *b;
+    struct store_stat st;
+    int r = store_pin(s, oid, &a);
+
+    if (r < 0)
+        return r;
+    store_stat(s, oid, &st); /* nothing has suspended since its map was read */
+    *ret_version = st.version;
+    r = store_pin(s, base, &b);
+    if (r < 0) {
+        store_unpin(a);
+        return r;
+    }
+    store_stat(s, base, &st);
+    *ret_base_version = st.version;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t x = pinned_block(a, i), y = pinned_block(b, i);
+        ret[i] = x == y ? STORE_ALIKE : x != 0 ? STORE_OTHER : STORE_HOLE;
+    }
+    store_unpin(b);
+    store_unpin(a);
+    return 0;
+}

@@ -239,6 +239,19 @@ fiber_fn int store_pin(struct store *s, const struct oid *oid, struct store_pin 
 fiber_fn int store_pin_read(struct store_pin *p, uint64_t offset, size_t length, void *buffer);
 void store_unpin(struct store_pin *p);
 
+/* How the blocks of `oid` relate to those of `base` at the same places. */
+enum store_relation {
+    STORE_ALIKE, /* the same block on this disk, or a hole in both */
+    STORE_OTHER, /* a block of its own */
+    STORE_HOLE,  /* a hole, where base has a block */
+};
+/* Fills ret[0 … count), one byte per block; what lies behind both ends is ALIKE. Both are looked at
+ * as they are at one version each. 0, -ENOENT: one of them is absent; or an error of reading a map.
+ */
+fiber_fn int store_relate(struct store *s, const struct oid *oid, const struct oid *base,
+                          uint8_t *ret, uint32_t count, struct version *ret_version,
+                          struct version *ret_base_version);
+
 /* Where the blocks for objects are. At any moment, exactly:
  *   size = data + records + pending + unreachable + reserve + free. */
 struct store_usage {

@@ -225,18 +225,31 @@ struct peer_fetch {
     struct version have; /* the asker's: no data when it is the same */
     struct version need; /* no data either when the object is older than that */
     uint32_t limit;      /* bytes that the asker has room for; -EFBIG when the object ends behind */
+    /* An object that the asker has at that version (0: none), and would rather clone. */
+    struct oid base;
+    struct version base_version;
 };
-#define PEER_FETCH_BYTES 36u
+#define PEER_FETCH_BYTES 60u
 void peer_fetch_put(uint8_t out[PEER_FETCH_BYTES], const struct peer_fetch *f);
 int peer_fetch_get(const void *p, size_t length, struct peer_fetch *ret);
-/* Answer: the entry with its meta (also with -EFBIG), u8 with_data, u8 count, extents {offset u32,
- * length u32}: all blocks that are not zeros, in the payload one after the other. */
+enum peer_fetched_data {
+    PEER_FETCHED_NONE = 0,
+    PEER_FETCHED_WHOLE = 1,   /* extents: all blocks that are not zeros */
+    PEER_FETCHED_CHANGED = 2, /* relations to the base: all blocks that are not the same */
+};
+enum peer_relation { PEER_ALIKE = 0, PEER_OTHER = 1, PEER_HOLE = 2 }; /* OTHER: in the payload */
+/* Answer: the entry with its meta (also with -EFBIG), u8 data; WHOLE: u8 count, extents {offset
+ * u32, length u32}; CHANGED: blob with a byte per block of 4 KiB. The payload has the blocks, one
+ * after the other. */
 struct peer_fetched {
     struct peer_entry entry; /* meta: borrowed */
-    bool with_data;
+    enum peer_fetched_data data;
     unsigned extent_count;
     struct peer_extent extents[PEER_EXTENT_COUNT_MAX];
+    const uint8_t *relations; /* borrowed */
+    size_t block_count;
 };
+#define PEER_FETCHED_BLOCKS_MAX (PEER_PAYLOAD_MAX / 4096u)
 void peer_fetched_encode(const struct peer_fetched *f, struct enc *e);
 int peer_fetched_decode(const void *p, size_t length, struct peer_fetched *ret);
 

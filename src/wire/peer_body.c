@@ -267,6 +267,8 @@ void peer_fetch_put(uint8_t out[PEER_FETCH_BYTES], const struct peer_fetch *f)
     put_le64(out + 16, f->have.value);
     put_le64(out + 24, f->need.value);
     put_le32(out + 32, f->limit);
+    oid_put(out + 36, &f->base);
+    put_le64(out + 52, f->base_version.value);
 }
 
 int peer_fetch_get(const void *p, size_t length, struct peer_fetch *ret)
@@ -279,6 +281,8 @@ int peer_fetch_get(const void *p, size_t length, struct peer_fetch *ret)
         .have = {get_le64(b + 16)},
         .need = {get_le64(b + 24)},
         .limit = get_le32(b + 32),
+        .base = oid_get(b + 36),
+        .base_version = {get_le64(b + 52)},
     };
     return 0;
 }
@@ -287,33 +291,52 @@ void peer_fetched_encode(const struct peer_fetched *f, struct enc *e)
 {
     ASSERT(f->extent_count <= PEER_EXTENT_COUNT_MAX);
     peer_entry_encode(&f->entry, e);
-    enc_u8(e, f->with_data);
-    enc_u8(e, (uint8_t)f->extent_count);
-    for (unsigned i = 0; i < f->extent_count; i++) {
-        enc_u32(e, f->extents[i].offset);
-        enc_u32(e, f->extents[i].length);
+    enc_u8(e, (uint8_t)f->data);
+    if (f->data == PEER_FETCHED_WHOLE) {
+        enc_u8(e, (uint8_t)f->extent_count);
+        for (unsigned i = 0; i < f->extent_count; i++) {
+            enc_u32(e, f->extents[i].offset);
+            enc_u32(e, f->extents[i].length);
+        }
+    } else if (f->data == PEER_FETCHED_CHANGED) {
+        enc_blob(e, f->relations, f->block_count);
     }
 }
 
-/* Extents ascend, do not touch, and end within an object (P1). */
+/* Extents ascend and end within an object (P1). */
+static void dec_extents(struct dec *d, struct peer_fetched *ret)
+{
+    uint64_t end = 0;
+    ret->extent_count = dec_small(d, PEER_EXTENT_COUNT_MAX);
+    for (unsigned i = 0; i < ret->extent_count && !d->error; i++) {
+        struct peer_extent *x = &ret->extents[i];
+        x->offset = dec_u32(d);
+        x->length = dec_u32(d);
+        uint64_t x_end = (uint64_t)x->offset + x->length;
+        if ((x->length == 0 || x->offset < end || x_end > PEER_PAYLOAD_MAX) && !d->error)
+            d->error = -EBADMSG;
+        end = x_end;
+    }
+}
+
 int peer_fetched_decode(const void *p, size_t length, struct peer_fetched *ret)
 {
     struct dec d;
-    uint64_t end = 0;
     dec_init(&d, p, length);
+    *ret = (struct peer_fetched){.data = PEER_FETCHED_NONE};
     peer_entry_decode(&d, &ret->entry);
-    ret->with_data = dec_small(&d, 1);
-    ret->extent_count = dec_small(&d, PEER_EXTENT_COUNT_MAX);
-    for (unsigned i = 0; i < ret->extent_count; i++) {
-        struct peer_extent *x = &ret->extents[i];
-        x->offset = dec_u32(&d);
-        x->length = dec_u32(&d);
-        if (x->length == 0 || x->offset < end || x->length > PEER_PAYLOAD_MAX ||
-            (uint64_t)x->offset + x->length > PEER_PAYLOAD_MAX)
-            return -EBADMSG;
-        end = (uint64_t)x->offset + x->length;
-    }
-    return dec_finish(&d);
+    ret->data = dec_small(&d, PEER_FETCHED_CHANGED);
+    if (ret->data == PEER_FETCHED_WHOLE)
+        dec_extents(&d, ret);
+    else if (ret->data == PEER_FETCHED_CHANGED)
+        ret->relations = dec_blob(&d, &ret->block_count);
+    int r = dec_finish(&d);
+    if (r == 0 && ret->block_count > PEER_FETCHED_BLOCKS_MAX)
+        r = -EBADMSG;
+    for (size_t i = 0; r == 0 && i < ret->block_count; i++)
+        if (ret->relations[i] > PEER_HOLE)
+            r = -EBADMSG;
+    return r;
 }
 
 #define INFO_NUMBER_COUNT 23
