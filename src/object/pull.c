@@ -707,18 +707,18 @@ static fiber_fn bool work_once(struct objects *o, uint64_t *due_ns)
     uint64_t now = clock_now(o->rt);
     struct join *j;
     *due_ns = UINT64_MAX;
+    /* Comparing comes first: most groups are complete with it, and it shows how much is to come. */
     list_for_each (j, &o->joins.active, in_active) {
-        if (!j->listed) {
-            if (j->comparing)
-                continue;
-            if (j->due_ns <= now) {
-                compare(j);
-                return true;
-            }
-            *due_ns = MIN(*due_ns, j->due_ns);
+        if (j->listed || j->comparing)
             continue;
+        if (j->due_ns <= now) {
+            compare(j);
+            return true;
         }
-        struct join_object *x = due_object(j, now, due_ns);
+        *due_ns = MIN(*due_ns, j->due_ns);
+    }
+    list_for_each (j, &o->joins.active, in_active) {
+        struct join_object *x = j->listed ? due_object(j, now, due_ns) : NULL;
         if (x) {
             pull(j, x);
             return true;

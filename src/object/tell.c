@@ -69,8 +69,8 @@ static void sample(struct objects *o, uint64_t now)
         j->objects_done >= j->sampled_objects) {
         uint64_t bytes = (j->bytes_done - j->sampled_bytes) * NS_PER_S / passed_ns;
         uint64_t objects = (j->objects_done - j->sampled_objects) * 1000 * NS_PER_S / passed_ns;
-        j->bytes_per_s = (j->bytes_per_s * 7 + bytes) / 8;
-        j->objects_per_ks = (j->objects_per_ks * 7 + objects) / 8;
+        j->bytes_per_s = j->bytes_per_s ? (j->bytes_per_s * 7 + bytes) / 8 : bytes;
+        j->objects_per_ks = j->objects_per_ks ? (j->objects_per_ks * 7 + objects) / 8 : objects;
     }
     j->sampled_ns = now;
     j->sampled_bytes = j->bytes_done;
