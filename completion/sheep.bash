@@ -16,7 +16,7 @@ _sheep()
         mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur")
         return
         ;;
-    --size | --log-size | --name | --zone | --weight | --admin | --peer | --nbd | --cache | --scrub-rate | --recovery-rate | --cluster) return ;;
+    --size | --log-size | --name | --zone | --weight | --admin | --peer | --nbd | --cache | --scrub-rate | --recovery-rate | --out-after | --cluster) return ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")

@@ -14,6 +14,7 @@
 
 #define CACHE_DEFAULT      (32ULL << 20)
 #define SCRUB_RATE_DEFAULT (8u << 20)
+#define OUT_AFTER_MAX      (365ul * 86400)
 #define CACHE_MIN          (1ULL << 20)
 
 static const struct option_spec run_options[] = {
@@ -31,6 +32,8 @@ static const struct option_spec run_options[] = {
      "bytes a second to verify in the background, 0 none (8M)"},
     {"recovery-rate", 0, OPTION_TEXT, "SIZE",
      "bytes a second to take from other nodes for missing copies (256M)"},
+    {"out-after", 0, OPTION_TEXT, "SECONDS",
+     "how long a node may be away before its groups are copied to others (600)"},
     {"log-level", 0, OPTION_TEXT, "LEVEL", "error, warn, info or debug (info)"},
     {"pidfile", 0, OPTION_TEXT, "FILE", "write the process id there while serving"},
     {"ports-file", 0, OPTION_TEXT, "FILE", "write the addresses there, as JSON, while serving"},
@@ -141,6 +144,20 @@ static int take_weight(const struct options *o, uint32_t *ret)
     return 0;
 }
 
+static int take_out_after(const struct options *o, uint64_t *ret_ns)
+{
+    const char *text = options_text(o, "out-after");
+    char *end;
+    if (!text)
+        return 0;
+    unsigned long v = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || v == 0 || v > OUT_AFTER_MAX)
+        return usage("--out-after \"%s\" is not a number of seconds from 1 to %lu", text,
+                     OUT_AFTER_MAX);
+    *ret_ns = v * NS_PER_S;
+    return 0;
+}
+
 /* All values of a repeatable option; *ret_count stays when there is none. */
 static int take_list(const struct options *o, const char *name,
                      const char *ret[SHEEP_LISTEN_COUNT_MAX], unsigned *ret_count)
@@ -190,6 +207,8 @@ static int take_run(const struct options *o, struct sheep_options *ret)
         r = take_size(o, "scrub-rate", &ret->scrub_rate);
     if (r == 0)
         r = take_size(o, "recovery-rate", &ret->recovery_rate);
+    if (r == 0)
+        r = take_out_after(o, &ret->out_ns);
     if (r == 0)
         r = take_list(o, "admin", ret->admin, &ret->admin_count);
     if (r == 0)

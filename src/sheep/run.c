@@ -191,6 +191,7 @@ static fiber_fn int join_cluster(struct node *n)
                                  .admin = listen_admin(&n->listen),
                                  .nbd = listen_nbd(&n->listen),
                                  .weight = choose_weight(n),
+                                 .out_ns = o->out_ns,
                                  .probe = probe_store,
                                  .probe_arg = n,
                                  .inexact = store_is_inexact(n->store)};

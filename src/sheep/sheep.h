@@ -23,6 +23,7 @@ struct sheep_options {
     uint64_t cache_bytes;
     uint64_t scrub_rate;    /* bytes per second, 0: none */
     uint64_t recovery_rate; /* bytes per second, 0: the default */
+    uint64_t out_ns;        /* 0: the default */
     bool unsafe_no_flush, no_discard;
     /* format */
     uint64_t size, log_bytes; /* 0: left to the store */

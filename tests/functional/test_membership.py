@@ -117,6 +117,37 @@ def test_drain_and_weight(make_cluster):
 
 
 @pytest.mark.limit(300)
+def test_away_for_too_long(make_cluster):
+    """After --out-after a node's groups are copied to others; when it is back, it takes its share again."""
+    cluster = make_cluster(4, copies=3, sheep_options=("--out-after", "3")).up()
+    cluster.create("v", "64M")
+
+    def stored(*but):
+        nodes = cluster.dog_json("node", "info")["nodes"]
+        return sum(n["objects"] for n in nodes if n["name"] not in but)
+
+    with Nbd(cluster.sheep[0].uri("v")) as disk:
+        fill(disk, 48, 1)
+        held = objects_of(cluster, "n3")
+        before = stored()
+        assert held > 0
+        cluster.sheep[3].kill9()
+        wait_state(cluster, "degraded", "n3", "copy less")
+        wait_state(cluster, "degraded", "n3", "kept on other nodes")
+        wait_for(lambda: status(cluster)["groups"]["full"] == status(cluster)["groups"]["total"],
+                 f"all copies to be made: {status(cluster)}", 60, step_s=0.1)
+        three = stored("n3")
+        assert three >= before and three % 3 == 0
+        fill(disk, 48, 2)
+        cluster.sheep[3].start()
+        wait_state(cluster, "healthy")
+        wait_for(lambda: stored() == three, "what is there once too often to go", 60, step_s=0.1)
+        assert objects_of(cluster, "n3") > 0
+        expect(disk, 48, 2)
+    cluster.check()
+
+
+@pytest.mark.limit(300)
 def test_copies_of_a_pool(cluster):
     """Fewer copies free space, more are made again, while a guest writes."""
     cluster.create("v", "64M")
