@@ -126,14 +126,16 @@ static bool choose_piece(struct guest_session *s, struct io *io)
     uint32_t units = (uint32_t)(s->m->content.size / UNIT);
     uint32_t count = 1 + (uint32_t)dice(s, p->io_max / UNIT), first = (uint32_t)dice(s, units);
     unsigned shape = (unsigned)dice(s, 6);
+    if (shape == 2) { /* where others are */
+        first = (uint32_t)dice(s, MIN(units, 16u));
+    }
     if (shape == 0 || io->kind == WORK_DISCARD) {
         first = ALIGN_DOWN(first, 8u);
         count = ALIGN_UP(count, 8u);
-    } else if (shape == 1) { /* a whole object, or more */
+    }
+    if (shape == 1 || (io->kind == WORK_DISCARD && shape > 3)) { /* a whole object, or more */
         first = ALIGN_DOWN(first, 128u);
         count = 128 * (1 + (uint32_t)dice(s, 2));
-    } else if (shape == 2) { /* where others are */
-        first = (uint32_t)dice(s, MIN(units, 16u));
     }
     count = MIN(count, units - first);
     if (io->kind == WORK_DISCARD && (count % 8 || first % 8) && first + count != units)

@@ -165,6 +165,7 @@ static fiber_fn void task_main(void *arg)
         replace(&t);
     if (t.kind == FAULT_REPLACE)
         t.w->replacing = false;
+    t.w->tasks--;
     t.w->running--;
 }
 
@@ -196,6 +197,7 @@ bool members_strike(struct world *w, enum fault_kind kind)
     world_note(w, "fault %s: node %s", fault_names[kind], n->name);
     w->replacing = w->replacing || kind == FAULT_REPLACE;
     w->running++;
+    w->tasks++;
     ASSERT(fiber_spawn(w->rt, "administrator", task_main, t) == 0);
     return kind != FAULT_REPLACE; /* that counts when it is done */
 }
@@ -203,6 +205,8 @@ bool members_strike(struct world *w, enum fault_kind kind)
 fiber_fn void members_heal(struct world *w)
 {
     struct pool_wish p = {(uint8_t)w->plan.copies, (uint8_t)w->plan.min_copies};
+    while (w->tasks > 0)
+        fiber_sleep(w->rt, WISH_STEP_NS);
     while (join_spare(w))
         continue;
     for (unsigned i = 0; i < w->plan.nodes; i++) {

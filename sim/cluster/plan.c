@@ -103,6 +103,24 @@ static void choose_lossy(struct plan *p)
         p->faults[others[i]] = false;
 }
 
+/* Owners that lose their session while their requests are on a slow way, and others that want the
+ * same volume at once (L2, R3, R6, W1): by chance that is too rare. */
+static void choose_duel(struct plan *p, uint64_t *state)
+{
+    if (p->seed % 3 != 0 || p->nodes < 3)
+        return;
+    p->volumes = 1;
+    p->clients = 3;
+    p->depth = (unsigned)between(state, 3, 6);
+    p->io_max = MIN(p->io_max, 8192u);
+    p->operations = 400;
+    p->recovery = true;
+    p->timeout_ns = NS_PER_MS * between(state, 300, 900);
+    p->fault_period_ns = NS_PER_MS * between(state, 100, 1000);
+    p->length_ns = NS_PER_MS * between(state, 1000, 6000);
+    p->faults[FAULT_STORE_CUT] = p->faults[FAULT_SLOW_NET] = true;
+}
+
 /* Faults of administrators need recovery. */
 static void choose_members(struct plan *p, uint64_t *state)
 {
@@ -122,6 +140,7 @@ void plan_draw(struct plan *p, uint64_t seed)
     draw_shape(p, &state);
     draw_work(p, &state);
     draw_faults(p, &state);
+    choose_duel(p, &state);
     choose_lossy(p);
     choose_members(p, &state);
     p->forward = hash_u64(seed ^ 0xf04a) % 2;

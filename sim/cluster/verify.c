@@ -364,6 +364,8 @@ static void on_store_finding(void *arg, const char *finding)
 static fiber_fn void verify_store(struct verify *v, struct node *n)
 {
     struct store_check_report report = {0};
+    if (v->w->plan.faults[FAULT_LYING_DISK] && n->index == v->w->plan.seed % v->w->plan.nodes)
+        return; /* what it has lost, its peers have; only sheep check --repair mends the rest */
     v->finding_count = 0;
     int r =
         store_check(v->w->rt, n->disk, !v->w->plan.faults[FAULT_ROT], on_store_finding, v, &report);

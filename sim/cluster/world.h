@@ -118,6 +118,7 @@ struct world {
     uint64_t fault_random;
     bool verbose, formatted, healing, ending, over;
     bool replacing;   /* a node's disk */
+    unsigned tasks;   /* of administrators */
     unsigned running; /* fibers of guests and faults */
     const char *stage;
     struct sim_stats stats;
