@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values of the cluster store: the map's head and shards, registrations, claims; and the nodes in
- * which the zookeeper driver keeps them. What decodes must encode and decode to the same again, and
- * the lookups must hold on it. */
+/* Values of the cluster store: the map's head and shards, registrations, claims, reports, wishes;
+ * and the nodes in which the zookeeper driver keeps them. What decodes must encode and decode to
+ * the same again, and the lookups must hold on it. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/check.h"
@@ -104,6 +104,36 @@ static void fuzz_entry(const uint8_t *data, size_t size)
     ASSERT(!body || h.body_length == 0 || (body >= data && h.body_length <= size));
 }
 
+/* What decodes encodes to the same bytes. */
+static void fuzz_report(const uint8_t *data, size_t size)
+{
+    struct map_report r;
+    struct enc again;
+    if (report_decode(data, size, &r) < 0)
+        return;
+    enc_init(&again);
+    report_encode(&r.uuid, r.session, &r.said, &again);
+    ASSERT(again.length == size && memcmp(again.data, data, size) == 0);
+    enc_done(&again);
+    report_done(&r);
+}
+
+static void fuzz_wish(const uint8_t *data, size_t size)
+{
+    struct map_node_wish node;
+    struct map_pool_wish pool;
+    struct enc again;
+    enc_init(&again);
+    if (wish_decode_node(data, size, &node) == 0) {
+        wish_encode_node(&node, &again);
+        ASSERT(again.length == size && memcmp(again.data, data, size) == 0);
+    } else if (wish_decode_pool(data, size, &pool) == 0) {
+        wish_encode_pool(&pool, &again);
+        ASSERT(again.length == size && memcmp(again.data, data, size) == 0);
+    }
+    enc_done(&again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1)
@@ -112,7 +142,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     data++, size--;
     struct map_node node;
     struct claim claim;
-    switch (which % 5) {
+    switch (which % 7) {
     case 0:
         fuzz_map(data, size);
         break;
@@ -130,6 +160,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 4:
         fuzz_entry(data, size);
+        break;
+    case 5:
+        fuzz_report(data, size);
+        break;
+    case 6:
+        fuzz_wish(data, size);
         break;
     }
     return 0;
