@@ -324,7 +324,6 @@ static int note(struct join *j, const struct store_change *c, uint16_t from)
     x->notes++;
     if (!x->noted_ns)
         x->noted_ns = clock_now(j->o->rt);
-    j->o->joins.noted++;
     return j->complete ? -EAGAIN : 0; /* J3 */
 }
 

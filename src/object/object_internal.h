@@ -247,9 +247,8 @@ struct joins {
     struct waitq work;
     uint64_t rate;    /* bytes per second */
     uint64_t free_ns; /* no pull before: the bandwidth used */
-    bool full;        /* the own store had no room for a pull */
     uint32_t group_count;
-    uint64_t begun_ns, objects_total, objects_done, bytes_done, noted;
+    uint64_t begun_ns, objects_total, objects_done, bytes_done;
     uint64_t sampled_bytes, sampled_ns, bytes_per_s, sampled_objects, objects_per_ks;
     /* tell.c */
     struct timer tell_soon, watch;

@@ -626,7 +626,6 @@ static void pull_failed(struct join *j, struct join_object *x, int r)
     x->due_ns = now + MIN(RETRY_NS << MIN(x->tries, 8u), RETRY_MAX_NS);
     if (r == -ENOSPC)
         x->due_ns = now + FULL_RETRY_NS;
-    j->o->joins.full = r == -ENOSPC;
     if (r != -EAGAIN && r != -ECONNRESET && r != -ECANCELED && r != -ETIMEDOUT &&
         (x->tries & (x->tries - 1)) == 0)
         log_warn("object %s cannot be brought up to date yet (%s); tried again",
