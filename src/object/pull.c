@@ -304,7 +304,6 @@ static fiber_fn int fetch_once(struct join *j, uint16_t source, const struct pee
             return -ENOMEM;
         }
     }
-    make_way(o);
     if (j->dead)
         return -EAGAIN;
     peer_fetch_put(body, pf);
@@ -664,8 +663,12 @@ static fiber_fn void pull(struct join *j, struct join_object *x)
     j->users++;
     x->busy = true;
     list_remove(&x->in_todo);
-    hold_changes(x, clock_now(o->rt));
-    int r = pull_once(j, x);
+    make_way(o);
+    int r = -EAGAIN;
+    if (!j->dead) {
+        hold_changes(x, clock_now(o->rt)); /* not while this pull has to wait itself */
+        r = pull_once(j, x);
+    }
     if (r == 0 && !j->dead && x->needs.value > 0 && clock_now(o->rt) > x->noted_ns + LAPSE_NS) {
         ask_what_became(j, x);
         if (!j->dead)
