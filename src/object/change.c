@@ -4,12 +4,12 @@
  *
  * W1 Answered when every member has it durable; an answer counts only for the epoch it was given
  *    in: after an epoch change everything unanswered is sent again, in order, to all members.
- * W4 Per object, changes travel in the order of the calls. Links keep the order to other nodes;
- *    for the own store, group.changes is the order, and a change waits for an earlier one of its
- *    object that has not been given to the store at this epoch.
- * R4 With fewer in-sync nodes than the pool's min_copies a change is not sent: it waits for an
- *    epoch with enough of them.
- * A1 The first answer with a result ends it for its member; refusals for the epoch and a
+ * W4 Per object, changes travel in the order of the calls. Links keep the order to other nodes, and
+ * a change is given to one only when no earlier change of its object has yet to be sent to that
+ * node at the present epoch; for the own store, group.changes is the order, and a change waits for
+ * an earlier one of its object that has not been given to the store at this epoch. R4 With fewer
+ * in-sync nodes than the pool's min_copies a change is not sent: it waits for an epoch with enough
+ * of them. A1 The first answer with a result ends it for its member; refusals for the epoch and a
  *    member's own trouble (full, failed, away) do not: they are tried again.
  */
 #include <stdlib.h>
@@ -108,17 +108,68 @@ static void unpark(struct member *m)
     m->change->parked_count--;
 }
 
-static void member_submit(struct member *m)
+static struct member *member_find(struct change *ch, uint16_t node)
+{
+    for (unsigned i = 0; i < ch->member_count; i++)
+        if (ch->members[i].node == node && ch->members[i].is_set_up)
+            return &ch->members[i];
+    return NULL;
+}
+
+/* W4: must the node still be sent an earlier change of this object, at this epoch? One whose answer
+ * of an older epoch is awaited will be. */
+static bool earlier_waits(const struct member *m)
+{
+    struct change *ch = m->change, *other;
+    const struct group *g = group_get(ch->o, ch->group);
+    list_for_each (other, &g->changes, in_group) {
+        if (other == ch)
+            break;
+        if (!oid_equal(&other->c->oid, &ch->c->oid))
+            continue;
+        const struct member *before = member_find(other, m->node);
+        if (!before || !before->wanted) {
+            if (other->incomplete)
+                return true;
+            continue;
+        }
+        bool is_sent = call_busy(&before->call) &&
+                       (before->call.state == CALL_QUEUED || before->call.epoch_sent == g->epoch);
+        if (!before->answered && !is_sent)
+            return true;
+    }
+    return false;
+}
+
+static bool member_try(struct member *m)
 {
     struct objects *o = m->change->o;
     struct node_state *n = node_get(o, m->node);
     unpark(m);
-    if (n && !o->stopping) {
+    if (n && !o->stopping && !earlier_waits(m)) {
         link_submit(&n->link, &m->call);
-        return;
+        return true;
     }
     m->parked = true;
     m->change->parked_count++;
+    return false;
+}
+
+/* And those behind it that waited for it. */
+static void member_submit(struct member *m)
+{
+    struct change *ch = m->change, *other;
+    struct group *g = group_get(ch->o, ch->group);
+    bool behind = false;
+    if (!member_try(m))
+        return;
+    list_for_each (other, &g->changes, in_group) {
+        struct member *later = behind ? member_find(other, m->node) : NULL;
+        behind = behind || other == ch;
+        if (later && later->wanted && later->parked && !call_busy(&later->call) &&
+            oid_equal(&other->c->oid, &ch->c->oid) && !member_try(later))
+            break;
+    }
 }
 
 static void member_done(struct call *c)
@@ -188,14 +239,6 @@ static bool is_listed(const struct map_group *g, uint16_t node)
         if (other == node)
             return true;
     return false;
-}
-
-static struct member *member_find(struct change *ch, uint16_t node)
-{
-    for (unsigned i = 0; i < ch->member_count; i++)
-        if (ch->members[i].node == node && ch->members[i].is_set_up)
-            return &ch->members[i];
-    return NULL;
 }
 
 /* Room for one more member: new, or that of one that is not wanted any more. NULL: none now. */
