@@ -243,7 +243,7 @@ static fiber_fn void io_main(void *arg)
             io_once(s, kind);
         }
         if (dice(s, 4) == 0)
-            fiber_sleep(s->k->w->rt, dice(s, 20 * NS_PER_MS));
+            fiber_sleep(s->k->w->rt, dice(s, 4 * s->k->w->plan.think_ns));
     }
     s->fibers--;
     waitq_wake_all(&s->changed);

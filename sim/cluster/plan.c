@@ -62,6 +62,7 @@ static void draw_work(struct plan *p, uint64_t *state)
     p->capacity = 65536 * between(state, 1, objects_max);
     p->io_max = UNIT << draw(state, 9);
     p->operations = (unsigned)between(state, 60, 400);
+    p->think_ns = NS_PER_MS << draw(state, 10);
     for (unsigned i = 0; i < ARRAY_SIZE(p->weights); i++)
         p->weights[i] = weights[draw(state, ARRAY_SIZE(weights))];
     p->weights[WORK_USE] = 20;
@@ -114,6 +115,7 @@ static void choose_duel(struct plan *p, uint64_t *state)
     p->depth = (unsigned)between(state, 3, 6);
     p->io_max = MIN(p->io_max, 8192u);
     p->operations = 400;
+    p->think_ns = NS_PER_MS * between(state, 50, 500);
     p->recovery = true;
     p->timeout_ns = NS_PER_MS * between(state, 300, 900);
     p->fault_period_ns = NS_PER_MS * between(state, 100, 1000);

@@ -541,7 +541,7 @@ static fiber_fn void guest_main(void *arg)
     struct work *k = arg;
     while (k->left > 0 && !k->w->healing) {
         work_once(k);
-        fiber_sleep(k->w->rt, dice(k, 20 * NS_PER_MS));
+        fiber_sleep(k->w->rt, dice(k, 1 + k->w->plan.think_ns));
     }
     k->w->running--;
 }

@@ -53,7 +53,8 @@ struct plan {
     uint64_t disk_bytes, log_bytes, capacity, io_max;
     bool recovery; /* dead nodes leave their groups and join again */
     uint64_t grace_ns, out_ns;
-    uint64_t timeout_ns;                      /* of sessions */
+    uint64_t think_ns;   /* up to that much between two operations of a guest */
+    uint64_t timeout_ns; /* of sessions */
     uint64_t delay_ns, publish_ns, linger_ns; /* of volumes */
     uint64_t fault_period_ns;                 /* mean; 0: no faults */
     uint64_t down_ns_max, length_ns;

@@ -109,7 +109,8 @@ void instance_fail(struct instance *in, int error, const char *why)
     ASSERT(error < 0);
     if (in->failed)
         return;
-    in->failed = error;
+    bool store_is_lost = error == -ECONNRESET || error == -ETIMEDOUT;
+    in->failed = store_is_lost ? -ECANCELED : error; /* what guests may get: volume.h */
     in->owner.cancelled = true;
     log_error("volume %s stops serving on this node: %s (%s)", in->name, why, err_text(error));
     waitq_wake_all(&in->gate);

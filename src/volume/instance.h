@@ -136,7 +136,8 @@ void instance_unref(struct instance *in);
 struct instance *instance_find(struct volumes *vs, const char *name, const char *tag);
 /* Makes an empty index for `image`. */
 int instance_set_image(struct instance *in, const struct image *image);
-/* Serves no more: waiting calls return. */
+/* Serves no more: waiting calls return `error` (-ECANCELED for what only the cluster store says).
+ */
 void instance_fail(struct instance *in, int error, const char *why);
 
 /* I2: the next version, which has to be sent before anything suspends. */
