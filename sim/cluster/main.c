@@ -24,7 +24,7 @@
 
 #define WORK_NS       (60 * NS_PER_S)
 #define GUESTS_NS     (400 * NS_PER_S)
-#define CPU_SECONDS   90 /* of one seed, then it is stuck */
+#define WALL_SECONDS  60 /* of one seed, then it is stuck */
 #define JOB_COUNT_MAX 64
 
 struct options {
@@ -84,7 +84,7 @@ static void run_seed(const struct options *o, uint64_t seed, struct sim_stats *r
     ASSERT(w && k);
     signal(SIGXCPU, on_cpu_limit);
     signal(SIGALRM, on_cpu_limit);
-    alarm(CPU_SECONDS * 4);
+    alarm(WALL_SECONDS);
     plan_draw(&w->plan, seed);
     if (o->nodes)
         plan_set_nodes(&w->plan, o->nodes);

@@ -4,6 +4,9 @@
  *
  * O1 The common request touches one object and costs no fiber and no memory.
  * O2 A change passes the gate as a whole: a snapshot has all of it or nothing.
+ * O3 (C4) Nothing is answered while the session is not confirmed: what the index alone says (a hole
+ *    reads as zeros, and stays one when discarded) may not be true any more. Once it is confirmed
+ *    again, no other owner has been there.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +16,7 @@
 
 #define PART_WIDTH 8u         /* objects of one request at once */
 #define ZERO_CHUNK (1u << 20) /* bytes of zeros written at once */
+#define POLL_NS    (20 * NS_PER_MS)
 
 fiber_fn int volume_open(struct volumes *vs, const char *name, const char *tag, unsigned flags,
                          struct volume **ret, struct volume_error *ret_error)
@@ -137,6 +141,19 @@ static fiber_fn int punch_piece(struct instance *in, const struct piece *p, void
     return data_punch(in, p);
 }
 
+/* O3: r, when the answer may leave. */
+static fiber_fn int answer(const struct instance *in, int r)
+{
+    struct cluster *c = in->vs->cluster;
+    while (r == 0 && !in->frozen && !cluster_serving(c)) {
+        if (in->failed || cluster_cs(c)->lost)
+            return in->failed ? in->failed : -ECANCELED;
+        if (fiber_sleep(in->vs->rt, POLL_NS) < 0)
+            return -ECANCELED;
+    }
+    return r;
+}
+
 /* --- reads and writes --- */
 
 fiber_fn int volume_read(struct volume *v, uint64_t offset, uint32_t length, void *buffer)
@@ -146,7 +163,7 @@ fiber_fn int volume_read(struct volume *v, uint64_t offset, uint32_t length, voi
     struct request q = {
         .in = v->in, .offset = offset, .length = length, .buffer = buffer, .fn = data_read};
     int r = check_range(v->in, offset, length);
-    return r ? r : run_request(&q);
+    return r ? r : answer(v->in, run_request(&q));
 }
 
 /* What every change begins with; 0: the gate is entered. */
@@ -177,7 +194,7 @@ fiber_fn int volume_write(struct volume *v, uint64_t offset, uint32_t length, co
         return r;
     r = run_request(&q);
     volume_gate_leave(v->in);
-    return r;
+    return answer(v->in, r);
 }
 
 fiber_fn int volume_flush(struct volume *v)
@@ -191,7 +208,7 @@ fiber_fn int volume_flush(struct volume *v)
     while (!in->failed && !list_empty(&in->inflight) &&
            list_first(&in->inflight, struct flight, inflight_link)->version.value <= seen)
         waitq_wait(&in->answered);
-    return in->failed;
+    return answer(in, in->failed);
 }
 
 /* --- zeros --- */
@@ -301,7 +318,7 @@ fiber_fn int volume_zero(struct volume *v, uint64_t offset, uint64_t length, uns
     else
         r = image_zero(v->in, offset, length);
     volume_gate_leave(v->in);
-    return r;
+    return answer(v->in, r);
 }
 
 fiber_fn int volume_discard(struct volume *v, uint64_t offset, uint64_t length)
@@ -313,5 +330,5 @@ fiber_fn int volume_discard(struct volume *v, uint64_t offset, uint64_t length)
         return r;
     r = image_discard(v->in, offset, length);
     volume_gate_leave(v->in);
-    return r;
+    return answer(v->in, r);
 }

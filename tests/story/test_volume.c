@@ -445,6 +445,43 @@ static void test_rollback_cut(void)
     }
 }
 
+/* --- C4: an owner that may be fenced does not answer from its index --- */
+
+static fiber_fn void hole_reader(void *arg)
+{
+    struct story *s = arg;
+    expect(s->v, 5 * OBJECT, 4096, 0);
+    s->flag = true;
+}
+
+static fiber_fn void hole_discarder(void *arg)
+{
+    struct story *s = arg;
+    CHECK(volume_discard(s->v, 5 * OBJECT, OBJECT) == 0);
+    s->flag = true;
+}
+
+static fiber_fn void unconfirmed_step(struct story *s)
+{
+    struct cs *cs = cluster_cs(s->g->cluster);
+    fiber_main *const mains[] = {hole_reader, hole_discarder};
+    create(s, "a");
+    s->v = open_it(s, "a", NULL);
+    put(s->v, 0, 4096, 1);
+    for (unsigned i = 0; i < ARRAY_SIZE(mains); i++) {
+        s->flag = false;
+        cs->timeout_ns = NS_PER_MS; /* and it was never confirmed: clock times begin at a second */
+        cs->confirmed_ns = 0;
+        CHECK(fiber_spawn(s->g->rt, "hole", mains[i], s) == 0);
+        fiber_sleep(s->g->rt, 3 * NS_PER_S);
+        CHECK(!s->flag);
+        cs->timeout_ns = 0;
+        fiber_sleep(s->g->rt, NS_PER_S);
+        CHECK(s->flag);
+    }
+    volume_close(s->v);
+}
+
 /* --- costs: the same at any size --- */
 
 static fiber_fn uint64_t snapshot_changes(struct story *s, const char *tag)
@@ -488,6 +525,7 @@ int main(void)
     die_and_take_over("V6: debts of a linked leaf are paid", owed_linked_step, just_open);
     die_and_take_over("V6, V4: punched objects are removed", punched_step, punched_after);
     simple("W5: a read waits for a write under way", reader_step);
+    simple("C4: a hole is not answered without a confirmed session", unconfirmed_step);
     simple("P1: the source of a pending clone stays", pin_step);
     simple("W3: a term is renewed in time", term_step);
     simple("a snapshot costs one block write", cost_step);
