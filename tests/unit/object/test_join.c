@@ -105,6 +105,66 @@ static void test_killed(void **state)
     trio_run_recovery(scene_killed, 3, 40);
 }
 
+/* --- the owner dies while a node joins --- */
+
+static void ignore_found(void *arg, const struct object_found *f)
+{
+}
+
+static bool dead_is_gone(void *arg)
+{
+    struct trio *t = arg;
+    for (unsigned i = 1; i < TRIO_NODES; i++)
+        if (map_node(trio_objects(t, i)->map, 0)->session.value != 0)
+            return false;
+    return true;
+}
+
+static fiber_fn void scene_owner_dies(struct trio *t)
+{
+    struct workload *w = calloc(1, sizeof(*w)); /* its writers die with their node */
+    const struct object_owner next = trio_owner(2, 20);
+    CHECK(w);
+    *w = (struct workload){.t = t, .owner = trio_owner(1, 20), .steps_left = 1000000};
+    w->objects = t->seed % 3 ? WORKLOAD_OBJECTS : 1;
+    workload_start(w);
+    wait_for_progress(w);
+    trio_kill_node(t, 2, trio_random(t) % 2);
+    wait_for_progress(w);
+    if (t->seed % 4 == 0)
+        trio_wipe_node(t, 2);
+    trio_start_node(t, 2);
+    CHECK(fiber_sleep(t->rt, trio_random(t) % (120 * NS_PER_MS)) == 0);
+    trio_kill_node(t, 0, trio_random(t) % 2);
+    trio_wait(t, dead_is_gone, t);
+    CHECK(object_reconcile(trio_objects(t, 1), &next, (struct vid){20}, (struct version){0},
+                           ignore_found, NULL) == 0);
+    for (unsigned i = 1; i < TRIO_NODES; i++)
+        workload_check(w, i);
+    if (trio_random(t) % 2)
+        trio_settle_sync(t);
+    /* The next owner goes on from what it has found. */
+    for (unsigned k = 0; k < WORKLOAD_OBJECTS; k++) {
+        struct oid oid = trio_oid(t, 20, 0, k);
+        struct version v;
+        uint8_t byte;
+        int r = object_read(trio_objects(t, 1), &oid, 100, 1, &byte, &v);
+        if (r == 0)
+            CHECK(trio_write(trio_objects(t, 1), &next, oid, v.value, V(2, k + 1), 0, 100, 1) == 0);
+        else
+            CHECK(r == -ENOENT && w->chains[k].answered == 0);
+    }
+    trio_start_node(t, 0);
+    trio_settle_sync(t);
+    trio_check_equal(t);
+    free(w);
+}
+
+static void test_owner_dies(void **state)
+{
+    trio_run_recovery(scene_owner_dies, 3, 30);
+}
+
 /* --- a store that may have lost something --- */
 
 /* One block of the log is damaged, with whole ones behind it. */
@@ -201,9 +261,8 @@ int main(void)
     if (getenv("ONLY"))
         cmocka_set_test_filter(getenv("ONLY"));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_returns),
-        cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_inexact),
+        cmocka_unit_test(test_returns),     cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_owner_dies),  cmocka_unit_test(test_inexact),
         cmocka_unit_test(test_unreachable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
