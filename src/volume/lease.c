@@ -499,6 +499,9 @@ static fiber_fn struct instance *find_open(struct volumes *vs, const char *name,
         struct instance *in = instance_find(vs, name, tag);
         if (in && in->failed && in->remote_users > 0) {
             evict(in);
+            in = instance_find(vs, name, tag);
+            if (in && in->failed && in->remote_users > 0)
+                waitq_wait(&vs->forward.changed); /* requests of theirs are still running */
             continue;
         }
         if (in && in->remote_users > 0 && forward_has_dead(in)) {
