@@ -92,7 +92,7 @@ static void judge(struct io *io, int r)
 static bool may_fail_so(const struct plan *p, int r)
 {
     if (r == -EUCLEAN)
-        return p->faults[FAULT_ROT];
+        return p->faults[FAULT_ROT] || p->faults[FAULT_LYING_DISK];
     if (r == -EIO)
         return p->faults[FAULT_READ_ERROR] || p->faults[FAULT_IO_ERROR];
     return r == -EOWNERDEAD || r == -ECANCELED || r == -ENOSPC;
