@@ -81,7 +81,8 @@ static fiber_fn int clean_all(struct objects *o)
         int r = clean_group(o, i);
         first = first ? first : r;
     }
-    return first;
+    /* While the session is not confirmed nothing is looked at, and no map need follow. */
+    return first == 0 && o->self >= 0 && !gate_serving(o) ? -EAGAIN : first;
 }
 
 static fiber_fn void clean_main(void *arg)
