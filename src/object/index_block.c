@@ -4,6 +4,9 @@
  *
  * X4 A tail is good only if both checksums hold: one over the header, one over the owed records,
  *    so that the header alone can be trusted before the length of the rest is known.
+ * X5 A CRC behind what it covers makes the CRC of both together the same whatever they are. The
+ *    store's checksum of the block would then be good for any other header, too: for one that lay
+ *    in that place before and was not overwritten when the power went. So the header's is mixed.
  */
 #include "object/index_block.h"
 #include "base/bytes.h"
@@ -11,7 +14,7 @@
 #include "base/err.h"
 
 #define INDEX_MAGIC   0x58494b4bu /* "KKIX" */
-#define INDEX_VERSION 1
+#define INDEX_VERSION 2           /* 1: the checksum of the header was its plain CRC */
 
 /* Offsets within the header. */
 enum {
@@ -30,6 +33,13 @@ static_assert(AT_HEADER_CRC + 4 == INDEX_HEADER_BYTES, "the checksum ends the he
 static_assert(INDEX_PAGE % INDEX_ENTRY_BYTES == 0, "no entry crosses a page");
 static_assert((INDEX_PAGE - INDEX_HEADER_BYTES) % INDEX_OWED_BYTES == 0,
               "no record crosses a page");
+
+/* X5 */
+static uint32_t header_checksum(const uint8_t *header, uint16_t version)
+{
+    uint32_t crc = crc32c(0, header, AT_HEADER_CRC);
+    return version == 1 ? crc : crc * 0x9e3779b1u;
+}
 
 void index_entry_put(uint8_t *p, const struct index_entry *e)
 {
@@ -81,16 +91,17 @@ void index_tail_encode(const struct index_header *h, const struct index_owed *ow
     put_le32(out + AT_ENTRIES, h->entries);
     put_le32(out + AT_OWED_COUNT, h->owed_count);
     put_le32(out + AT_OWED_CRC, crc32c(0, records, (size_t)h->owed_count * INDEX_OWED_BYTES));
-    put_le32(out + AT_HEADER_CRC, crc32c(0, out, AT_HEADER_CRC));
+    put_le32(out + AT_HEADER_CRC, header_checksum(out, INDEX_VERSION));
 }
 
 int index_header_decode(const uint8_t *tail, size_t length, struct index_header *ret)
 {
     if (length < INDEX_HEADER_BYTES || get_le32(tail + AT_MAGIC) != INDEX_MAGIC)
         return -EBADMSG;
-    if (get_le32(tail + AT_HEADER_CRC) != crc32c(0, tail, AT_HEADER_CRC))
+    uint16_t version = get_le16(tail + AT_VERSION);
+    if (get_le32(tail + AT_HEADER_CRC) != header_checksum(tail, version))
         return -EBADMSG;
-    if (get_le16(tail + AT_VERSION) != INDEX_VERSION)
+    if (version == 0 || version > INDEX_VERSION)
         return -EPROTO;
     struct index_header h = {
         .level = tail[AT_LEVEL],

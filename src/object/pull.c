@@ -460,6 +460,13 @@ static fiber_fn int clone_step(struct clone *c, enum store_change_kind kind, str
 }
 
 /* The versions on the way are below the one fetched, and only here: this copy is not in sync. */
+/* What is half made has a version that no owner ever gave (W3: terms begin at 1): after a crash it
+ * is never taken for an older content of the object. */
+static struct version step_version(const struct peer_fetched *a, uint64_t total, uint64_t left)
+{
+    return left > 0 ? version_make((struct term){0}, total - left) : a->entry.version;
+}
+
 static fiber_fn int take_clone(struct objects *o, const struct oid *oid, const struct oid *base,
                                const struct fetch *f)
 {
@@ -469,14 +476,12 @@ static fiber_fn int take_clone(struct objects *o, const struct oid *oid, const s
     const struct store_change first = {.kind = STORE_CLONE, .oid = *oid, .source = *base};
     struct clone c = {.o = o, .f = f, .first = &first, .data = f->data};
     uint64_t writes = MAX(count_steps(a, PEER_OTHER), (uint64_t)1);
-    uint64_t left = writes + count_steps(a, PEER_HOLE);
+    uint64_t left = writes + count_steps(a, PEER_HOLE), total = left;
     size_t at = 0;
     int r = 0;
-    if (a->entry.version.value <= left)
-        return -EINVAL;
     for (uint64_t i = 0; r == 0 && i < writes; i++) {
-        r = clone_step(&c, i ? STORE_WRITE : STORE_CLONE,
-                       (struct version){a->entry.version.value - --left}, PEER_OTHER, &at);
+        r = clone_step(&c, i ? STORE_WRITE : STORE_CLONE, step_version(a, total, --left),
+                       PEER_OTHER, &at);
         store_stat(o->store, base, &st);
         if (r == 0 && i == 0 && st.version.value != f->base_version.value) {
             /* The base went on, perhaps before it was cloned (changes become visible in the order
@@ -486,8 +491,7 @@ static fiber_fn int take_clone(struct objects *o, const struct oid *oid, const s
         }
     }
     for (at = 0; r == 0 && left > 0;)
-        r = clone_step(&c, STORE_PUNCH, (struct version){a->entry.version.value - --left},
-                       PEER_HOLE, &at);
+        r = clone_step(&c, STORE_PUNCH, step_version(a, total, --left), PEER_HOLE, &at);
     return r;
 }
 

@@ -10,6 +10,8 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/bytes.h"
+#include "base/crc32c.h"
 #include "base/err.h"
 #include "object/choose.h"
 #include "object/index_block.h"
@@ -122,6 +124,24 @@ static void test_index(void **state)
     }
 }
 
+/* X5: the store's checksum of a page must tell two headers apart; and version 1 is read. */
+static void test_header_checksum(void **state)
+{
+    uint8_t a[INDEX_PAGE], b[INDEX_PAGE];
+    struct index_header h = {.level = 1, .family = 7, .group_count = 17, .entries = 3}, back;
+    index_tail_encode(&h, NULL, a);
+    h.level = 2;
+    index_tail_encode(&h, NULL, b);
+    assert_true(crc32c(0, a, sizeof(a)) != crc32c(0, b, sizeof(b)));
+    put_le16(b + 4, 1);
+    put_le32(b + 60, crc32c(0, b, 60));
+    assert_int_equal(index_header_decode(b, sizeof(b), &back), 0);
+    assert_int_equal(back.level, 2);
+    put_le16(b + 4, 3);
+    put_le32(b + 60, crc32c(0, b, 60) * 0x9e3779b1u);
+    assert_int_equal(index_header_decode(b, sizeof(b), &back), -EPROTO);
+}
+
 static void test_entries(void **state)
 {
     uint8_t bytes[INDEX_ENTRY_BYTES] = {0};
@@ -164,9 +184,8 @@ static void test_children(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_index),
-        cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_choice),          cmocka_unit_test(test_index),
+        cmocka_unit_test(test_header_checksum), cmocka_unit_test(test_entries),
         cmocka_unit_test(test_children),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
