@@ -170,7 +170,7 @@ static const char *oid_text(const struct oid *oid)
 static fiber_fn void fetch(struct verify *v, struct node *n, struct content_call *c)
 {
     int r = call_node(n, call_content, c);
-    if (c->rotten && v->w->plan.faults[FAULT_ROT])
+    if (c->rotten && (v->w->plan.faults[FAULT_ROT] || v->w->plan.faults[FAULT_LYING_DISK]))
         return;
     if (r < 0)
         world_wrong(v->w, "%s on node %s: %s", oid_text(&c->oid), n->name, err_text(r));
