@@ -126,8 +126,8 @@ static fiber_fn int take_lease(struct instance *in, const struct record *r,
 {
     struct volumes *vs = in->vs;
     struct map *m = cluster_map(vs->cluster);
-    int self = cluster_self(vs->cluster);
-    const struct map_node *n = self < 0 ? NULL : map_node(m, (uint16_t)self);
+    /* R6: with this very session. Others that have the same map would take the owner for gone. */
+    const struct map_node *n = map_node_by_session(m, cluster_session(vs->cluster));
     if (!n)
         return volume_error_set(ret_error, -EAGAIN,
                                 "this node is not part of the cluster map yet; if the cluster is "
