@@ -249,6 +249,16 @@ fiber_fn int cluster_wait_map(struct cluster *c, uint64_t version, uint64_t dead
     return 0;
 }
 
+fiber_fn int cluster_wait_applied(struct cluster *c, uint64_t version, uint64_t deadline_ns)
+{
+    while (c->applied < version) {
+        int r = cluster_wait(c, deadline_ns);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 fiber_fn int cluster_wait_change(struct cluster *c, uint64_t version, uint64_t deadline_ns)
 {
     return cluster_wait_map(c, version + 1, deadline_ns);

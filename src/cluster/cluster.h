@@ -77,6 +77,9 @@ void cluster_off_lead(struct cluster *c, void (*fn)(void *arg), void *arg);
 /* Waits until the present map's version is >= version. 0, -ECANCELED, -ETIMEDOUT (deadline on
  * clock_now). */
 fiber_fn int cluster_wait_map(struct cluster *c, uint64_t version, uint64_t deadline_ns);
+/* The same, until this node acts on it: all callbacks have returned from it. Not from a callback.
+ */
+fiber_fn int cluster_wait_applied(struct cluster *c, uint64_t version, uint64_t deadline_ns);
 /* Waits for any newer map than `version`. */
 fiber_fn int cluster_wait_change(struct cluster *c, uint64_t version, uint64_t deadline_ns);
 /* L2: waits until `s` is not in the map and every live node has acknowledged a map without it. */

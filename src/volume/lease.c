@@ -94,11 +94,13 @@ static fiber_fn int wait_until_free(struct volumes *vs, const struct record *r,
 {
     const struct record_lease *l = &r->lease;
     uint64_t now = clock_now(vs->rt);
-    if (l->clean || l->session.value == 0 || l->session.value == cluster_session(vs->cluster).value)
-        return 0;
-    int e = cluster_wait_map(vs->cluster, l->map_version, now + MAP_WAIT_NS);
+    /* Also after a clean close: by an older map this node might take its own old copies for in
+     * sync. */
+    int e = cluster_wait_applied(vs->cluster, l->map_version, now + MAP_WAIT_NS);
     if (e)
         return volume_error_of(ret_error, e, "wait for the cluster map to open", r->name);
+    if (l->clean || l->session.value == 0 || l->session.value == cluster_session(vs->cluster).value)
+        return 0;
     const struct map_node *n = map_node_by_session(cluster_map(vs->cluster), l->session);
     if (n) {
         volume_error_set(ret_error, 0,
@@ -363,7 +365,9 @@ static fiber_fn int close_working(struct instance *in)
 
 static int edit_clean(void *arg, struct registry_edit *e)
 {
+    const uint64_t *map_version = arg; /* that the last changes were made under */
     e->record->lease.clean = true;
+    e->record->lease.map_version = MAX(e->record->lease.map_version, *map_version);
     return 0;
 }
 
@@ -394,7 +398,7 @@ fiber_fn void instance_close(struct instance *in)
             return;
         ASSERT(in->failed || list_empty(&in->inflight));
         if (!r)
-            lease_edit(in, NULL, edit_clean, NULL);
+            lease_edit(in, NULL, edit_clean, &(uint64_t){cluster_map(in->vs->cluster)->version});
         else if (in->failed != -ENOENT)
             log_warn("volume %s is not closed cleanly; it is put in order when it is opened next",
                      in->name);

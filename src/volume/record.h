@@ -35,7 +35,8 @@ struct record_lease {
     struct uuid node;
     struct session session; /* 0: never opened */
     struct term term;
-    uint64_t map_version; /* a map that lists the session is at least this new */
+    uint64_t map_version; /* a map that lists the session is at least this new; after a
+                             clean close also: the last changes were made under it */
     bool clean;
 };
 
