@@ -79,7 +79,8 @@ def test_a_disk_is_lost_and_replaced(cluster):
         assert "runs" in done.stderr and "drain" in done.stderr
         old.kill9()
         wait_state(cluster, "degraded", "n2")
-        cluster.dog("node", "lost", "n2")
+        # Its session ends a moment after its process.
+        wait_for(lambda: cluster.dog("node", "lost", "n2", expect=None).returncode == 0, "n2 to be declared lost", 30)
         wait_state(cluster, "degraded", "n2", "zones")
         name, store = old.name, old.store
         old.name, old.store = "n2b", store + ".new"
