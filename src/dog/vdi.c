@@ -75,12 +75,15 @@ static int run_resize(struct dog *d)
     return dog_run_simple(d, request);
 }
 
-/* Waits until nothing is left to reclaim, by asking; shows how much there is. */
+/* Waits until nothing is left to reclaim, by asking; shows how much there is. Nothing must be left
+ * twice in a row: the nodes are asked one after the other, and work passes from one to another
+ * meanwhile. */
 static int wait_reclaim(struct dog *d)
 {
     struct human_progress p;
     int code = DOG_OK;
     uint64_t highest = 0;
+    unsigned quiet_count = 0;
     human_progress_begin(&p, d->progress ? "reclaiming" : NULL, dog_now());
     for (;;) {
         json_t *answer = dog_ask(d, json_pack("{s:s}", "op", "cluster.info"), NULL, NULL, &code);
@@ -90,7 +93,8 @@ static int wait_reclaim(struct dog *d)
         bool quiet = dog_u64(backlog, "trash") == 0 && dog_u64(backlog, "dying") == 0;
         uint64_t used = dog_u64(answer, "used_bytes");
         json_decref(answer);
-        if (quiet)
+        quiet_count = quiet ? quiet_count + 1 : 0;
+        if (quiet_count == 2)
             break;
         highest = used > highest ? used : highest;
         human_progress_update(&p, highest - used, 0, dog_now());
